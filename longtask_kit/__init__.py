@@ -1,1 +1,101 @@
-"""Placeholder."""
+"""Run LLM tasks that outlive the request, the cell and the kernel; watch them, losing nothing.
+
+The flow, one module a stage:
+
+    submit     build a TaskSpec, record the task, hand it to the queue
+    queue      QStash through its official SDK: publish, cancel, verify a delivery
+    webhook    the app that the queue calls: create_app(), create_router()
+    attempt    one delivery: lease an attempt, compose run and publish, answer the queue
+    run        handlers: the OpenAI stream, or any async generator of yours
+    publish    the batching writer: log entry and news in one atomic round trip
+    subscribe  listen first, then read the log, merge by cursor, reconnect
+    kit        connect(), Kit: the door for notebooks and scripts; task.Task is what it returns
+
+Importing this package starts nothing and stays light: every name loads on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from longtask_kit.errors import (
+        ConfigError,
+        LocalStackError,
+        LongTaskError,
+        NonRetryableError,
+        RetryableError,
+        SignatureError,
+        StreamError,
+        StreamExpiredError,
+        StreamSilentError,
+        SubmitError,
+        TaskCancelledError,
+        TaskFailedError,
+        TaskTimeoutError,
+    )
+    from longtask_kit.events import Cursor, TaskEvent, Usage
+    from longtask_kit.kit import Kit, connect
+    from longtask_kit.local.stack import LocalStack
+    from longtask_kit.settings import Settings
+    from longtask_kit.submit import TaskSpec
+    from longtask_kit.task import Task, TextDelta
+    from longtask_kit.webhook import create_app, create_router
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConfigError",
+    "Cursor",
+    "Kit",
+    "LocalStack",
+    "LocalStackError",
+    "LongTaskError",
+    "NonRetryableError",
+    "RetryableError",
+    "Settings",
+    "SignatureError",
+    "StreamError",
+    "StreamExpiredError",
+    "StreamSilentError",
+    "SubmitError",
+    "Task",
+    "TaskCancelledError",
+    "TaskEvent",
+    "TaskFailedError",
+    "TaskSpec",
+    "TaskTimeoutError",
+    "TextDelta",
+    "Usage",
+    "connect",
+    "create_app",
+    "create_router",
+]
+
+_MODULES = {
+    "Cursor": "events",
+    "Kit": "kit",
+    "LocalStack": "local.stack",
+    "Settings": "settings",
+    "Task": "task",
+    "TaskEvent": "events",
+    "TaskSpec": "submit",
+    "TextDelta": "task",
+    "Usage": "events",
+    "connect": "kit",
+    "create_app": "webhook",
+    "create_router": "webhook",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    """Load a public name on first use."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULES.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,336 @@
+"""The `longtask` command."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shlex
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from longtask_kit.errors import LongTaskError
+from longtask_kit.terminal import (
+    STATUS_STYLES,
+    make_printable,
+    print_json_events,
+    print_stream,
+)
+
+if TYPE_CHECKING:
+    from longtask_kit.kit import Kit
+    from longtask_kit.store import TaskRecord
+    from longtask_kit.task import Task
+
+app = typer.Typer(
+    help="Run LLM tasks that outlive their caller, and watch them stream.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_INTERRUPTED = 130
+
+_JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+_DataOption = Annotated[
+    Path | None, typer.Option("--data", help="Folder of the stack's data; one stack a folder.")
+]
+_TaskArgument = Annotated[str, typer.Argument(metavar="ID", help="A task id: task_….")]
+
+
+def main() -> None:
+    """Run the command; errors of ours are one line, Ctrl-C is exit code 130, never a traceback."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        _leave("interrupted", code=_INTERRUPTED)
+    except LongTaskError as exc:
+        _leave(f"{type(exc).__name__}: {exc}", code=1)
+    except BrokenPipeError:  # `longtask tail … | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _leave(message: str, *, code: int) -> None:
+    sys.stderr.write(make_printable(message) + "\n")
+    sys.exit(code)
+
+
+# -- tasks --------------------------------------------------------------------------------------
+
+
+@app.command()
+def run(
+    prompt: Annotated[str, typer.Argument(help="What to ask the model; - reads standard input.")],
+    *,
+    model: Annotated[str | None, typer.Option(help="Model name; default LONGTASK_MODEL.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 1000,
+    temperature: Annotated[float, typer.Option(help="0 to 2.")] = 0.7,
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    as_json: _JsonOption = False,
+) -> None:
+    """Submit a task and stream it; it runs on when you leave."""
+    text = sys.stdin.read() if prompt == "-" else prompt
+    with _connect(as_json) as kit:
+        task = kit.submit(
+            text, model=model, max_tokens=max_tokens, temperature=temperature, system=system
+        )
+        _show(task, as_json=as_json)
+
+
+@app.command()
+def tail(task_id: _TaskArgument, *, as_json: _JsonOption = False) -> None:
+    """Follow a task from its first token on, whether it runs or ended long ago."""
+    with _connect(as_json) as kit:
+        _show(kit.attach(task_id), as_json=as_json)
+
+
+@app.command()
+def cancel(task_id: _TaskArgument) -> None:
+    """Cancel a task: at once while it waits, else at its next token."""
+    with _connect(quiet=True) as kit:
+        status = kit.attach(task_id).cancel()
+    sys.stdout.write("asked to stop\n" if status == "running" else f"{status}\n")
+
+
+@app.command("ls")
+def list_tasks(
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 20,
+    as_json: _JsonOption = False,
+) -> None:
+    """List tasks, newest first."""
+    with _connect(quiet=True) as kit:
+        records = kit.ask(lambda backend: backend.list_tasks(limit=limit, status=None))
+    if as_json:
+        for record in records:
+            sys.stdout.write(json.dumps(record.to_wire(), ensure_ascii=False) + "\n")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
+    for column, width in (("task", 27), ("status", 9), ("age", 6), ("attempt", 7)):
+        table.add_column(column, no_wrap=True, min_width=width)
+    table.add_column("prompt", overflow="ellipsis", no_wrap=True, ratio=1)
+    for record in records:
+        status = Text(record.status, style=STATUS_STYLES[record.status])
+        prompt = make_printable(" ".join(str(record.spec.get("prompt", "")).split()))
+        table.add_row(record.task_id, status, _age(record), str(record.attempt), Text(prompt))
+    Console().print(table if records else Text("no tasks yet", style="dim"))
+
+
+@app.command()
+def status(
+    task_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="A task id.")] = None,
+    *,
+    as_json: _JsonOption = False,
+) -> None:
+    """Show a task's record; without an id, where tasks go and whether a local stack runs."""
+    if task_id is None:
+        _show_place(as_json=as_json)
+        return
+    with _connect(quiet=True) as kit:
+        wire = kit.ask(lambda backend: backend.read_task(task_id)).to_wire()
+    if as_json:
+        sys.stdout.write(json.dumps(wire, ensure_ascii=False) + "\n")
+        return
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, value in wire.items():
+        shown = _format_time(value) if name.endswith("At") else value
+        if shown is not None:
+            table.add_row(Text(name, style="dim"), Text(make_printable(str(shown))))
+    Console().print(table)
+
+
+def _connect(quiet: bool = False) -> Kit:
+    """Connect, saying where to on standard error, so that standard output is the text alone."""
+    from longtask_kit.kit import connect
+
+    console = Console(stderr=True)
+    with console.status("connecting …"):  # shows only on a terminal
+        kit = connect(quiet=True)
+    if not quiet:
+        console.print(Text(f"longtask_kit: {kit.description}", style="dim"), soft_wrap=True)
+    return kit
+
+
+def _show(task: Task, *, as_json: bool) -> None:
+    """Stream a task; exit code 0 when it completed, 1 when not, 130 when the reader left."""
+    try:
+        if as_json:
+            print_json_events(task)
+            state = task.snapshot()
+        else:
+            state = print_stream(task)
+    except KeyboardInterrupt:
+        _leave(
+            f"\n{task.id} goes on. Come back: longtask tail {task.id}   "
+            f"End it: longtask cancel {task.id}",
+            code=_INTERRUPTED,
+        )
+    if state.status != "completed":
+        reason = f": {state.error}" if state.error else ""
+        _leave(f"{task.id} {state.status}{reason}", code=1)
+
+
+def _age(record: TaskRecord) -> str:
+    seconds = (datetime.now(UTC) - record.created).total_seconds()
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds // size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def _format_time(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+# -- the local stack ----------------------------------------------------------------------------
+
+
+@app.command()
+def up(
+    *,
+    data: _DataOption = None,
+    as_json: _JsonOption = False,
+    time_scale: Annotated[float, typer.Option(help="Multiplies the retry backoff.")] = 1.0,
+    tokens_per_s: Annotated[float, typer.Option(help="Speed of the demo model.")] = 60.0,
+    redis_port: Annotated[int, typer.Option(help="Redis REST; 0 is any free port.")] = 8079,
+    qstash_port: Annotated[int, typer.Option(help="The queue.")] = 8080,
+    app_port: Annotated[int, typer.Option(help="The webhook app.")] = 8000,
+    model_port: Annotated[int, typer.Option(help="The demo model.")] = 8081,
+    redis_url: Annotated[
+        str | None, typer.Option(help="A Redis or Valkey to use instead of the embedded one.")
+    ] = None,
+    allow_remote: Annotated[
+        bool, typer.Option("--allow-remote", help="Let the queue deliver beyond this machine.")
+    ] = False,
+) -> None:
+    """Run the local stack in the foreground; every notebook joins it. Ctrl-C ends it."""
+    from longtask_kit.local.config import StackConfig, default_data_dir
+    from longtask_kit.local.stack import run_in_foreground
+
+    config = StackConfig(
+        data_dir=data or default_data_dir(),
+        redis_port=redis_port,
+        qstash_port=qstash_port,
+        app_port=app_port,
+        model_port=model_port,
+        time_scale=time_scale,
+        tokens_per_s=tokens_per_s,
+        idle_exit_s=None,
+        allow_remote=allow_remote,
+        redis_url=redis_url,
+    )
+    run_in_foreground(config, _announce_json if as_json else _announce_exports)
+
+
+def _announce_json(environment: dict[str, str]) -> None:
+    sys.stdout.write(json.dumps(environment) + "\n")
+    sys.stdout.flush()
+
+
+def _announce_exports(environment: dict[str, str]) -> None:
+    for name, value in environment.items():
+        sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
+    sys.stdout.flush()
+    sys.stderr.write(
+        "\nThe local stack is up. Paste the lines above into another shell, or just use "
+        "longtask and notebooks: they join it.\n"
+        f"Webhook app: {environment['LONGTASK_BASE_URL']}/docs   Ctrl-C ends it.\n"
+        "Scripted demo: replies are prewritten, not produced by an AI model.\n"
+    )
+
+
+@app.command()
+def down(*, data: _DataOption = None) -> None:
+    """End the local stack; its data stay, and the next command that needs it starts it again."""
+    from longtask_kit.local.stack import LocalStack
+
+    stack = LocalStack.find(data)
+    if stack is None:
+        sys.stdout.write("no local stack runs\n")
+        return
+    stack.stop()
+    sys.stdout.write("the local stack has ended; its data stay\n")
+
+
+def _show_place(*, as_json: bool) -> None:
+    from longtask_kit.kit import describe, is_hosted
+    from longtask_kit.local.stack import LocalStack
+    from longtask_kit.settings import Settings
+
+    settings = Settings()
+    stack = LocalStack.find()
+    place = describe(settings) if is_hosted(settings) else LocalStack.DESCRIPTION
+    if as_json:
+        pid = stack.pid if stack else None
+        sys.stdout.write(json.dumps({"place": place, "localStackPid": pid}) + "\n")
+        return
+    state = f"runs, process {stack.pid}, log {stack.log_path}" if stack else "does not run"
+    sys.stdout.write(f"tasks go to    {place}\nlocal stack    {state}\n")
+
+
+# -- serving and checking -----------------------------------------------------------------------
+
+
+@app.command()
+def serve(
+    *,
+    host: Annotated[str, typer.Option(help="Interface to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+) -> None:
+    """Serve the webhook app from the environment; its public URL is LONGTASK_BASE_URL."""
+    import uvicorn
+
+    from longtask_kit.serve import STOP_GRACE_S, bind
+    from longtask_kit.settings import Settings
+    from longtask_kit.webhook import create_app
+
+    settings = Settings()
+    asgi_app = create_app(settings)
+    listener = bind(host, port)
+    sys.stderr.write(
+        f"webhook app on http://{host}:{port}, public URL {settings.base_url}; docs at /docs\n"
+    )
+    config = uvicorn.Config(
+        asgi_app, log_level="info", ws="none", timeout_graceful_shutdown=STOP_GRACE_S
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+@app.command()
+def doctor() -> None:
+    """Check every environment name and every service by a live call; exit code 1 if one fails."""
+    from longtask_kit.doctor import examine
+    from longtask_kit.kit import is_hosted
+    from longtask_kit.settings import Settings
+
+    console = Console()
+    settings = Settings()
+    if not is_hosted(settings):
+        from longtask_kit.local.stack import LocalStack
+
+        console.print(Text("No Upstash variable is set, so tasks go to the local stack:"))
+        settings = LocalStack.join_or_start().settings
+    with console.status("asking every service …"):
+        findings = asyncio.run(examine(settings))
+    marks = {"ok": ("✓", "green"), "fails": ("✗", "red"), "note": ("·", "dim")}
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in findings:
+        mark, style = marks[finding.verdict]
+        detail = Text(make_printable(finding.detail), style="" if style == "red" else "dim")
+        table.add_row(Text(mark, style=style), Text(finding.subject), detail)
+    console.print(table)
+    failed = sum(finding.verdict == "fails" for finding in findings)
+    console.print(f"{failed} of {len(findings)} fail" if failed else "everything answers")
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,297 @@
+"""What happens to a task, as values: cursors, events, their two wire forms, and the fold.
+
+An event has two encodings. In Redis it is a *log entry*, a flat list
+`[id, field, value, …]` that is stored with XADD and announced, unchanged, with PUBLISH. Over HTTP
+it is an *SSE frame*: an `id:` line and one `data:` line of JSON, without an `event:` line, so that
+`EventSource.onmessage` clients see it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple, get_args
+
+EventType = Literal["connected", "status", "start", "content", "end", "error", "cancelled"]
+Status = Literal["pending", "running", "retrying", "completed", "failed", "cancelled"]
+
+EVENT_TYPES: frozenset[str] = frozenset(get_args(EventType))
+STATUSES: frozenset[str] = frozenset(get_args(Status))
+TERMINAL_TYPES: frozenset[str] = frozenset({"end", "error", "cancelled"})
+TERMINAL_STATUSES: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
+
+
+class Cursor(NamedTuple):
+    """Where an event stands in its task's log: attempt 0, 1, 2, … and seq 1, 2, … within it.
+
+    Attempt 0 is the submission itself. Cursors compare in log order.
+    """
+
+    attempt: int
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.attempt}-{self.seq}"
+
+    @classmethod
+    def parse(cls, text: str) -> Cursor:
+        """Read `<attempt>-<seq>`.
+
+        Raises:
+            ValueError: `text` is not two non-negative integers with a dash between.
+        """
+        attempt, dash, seq = text.partition("-")
+        if not (
+            dash and attempt.isascii() and attempt.isdigit() and seq.isascii() and seq.isdigit()
+        ):
+            raise ValueError(f"expected a cursor like '1-42', got {text[:40]!r}")
+        return cls(int(attempt), int(seq))
+
+
+START = Cursor(0, 0)
+"""Before the first event: reading after it replays everything."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens a model counted for one answer."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+    def to_wire(self) -> dict[str, int]:
+        """Return the camelCase form of the HTTP contract."""
+        return {
+            "promptTokens": self.prompt_tokens,
+            "completionTokens": self.completion_tokens,
+            "totalTokens": self.total_tokens,
+        }
+
+    @classmethod
+    def from_wire(cls, wire: dict[str, Any]) -> Usage:
+        """Read what `to_wire` wrote."""
+        return cls(
+            prompt_tokens=int(wire["promptTokens"]),
+            completion_tokens=int(wire["completionTokens"]),
+            total_tokens=int(wire["totalTokens"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskEvent:
+    """One thing that happened to a task.
+
+    Attributes:
+        type: `status`, `start`, `content`, then one of `end`, `error`, `cancelled`; over HTTP a
+            `connected` comes first.
+        data: status word; attempt number as text (`start`); text delta (`content`); full text
+            (`end`, empty in the log itself); message (`error`); reason (`cancelled`).
+        cursor: Place in the log; START for `connected`, which is not in the log.
+        time: When Redis stored it, UTC.
+        tokens: Model deltas that were merged into this `content` event, >= 1.
+        usage: Token counts (`end`), if the model gave them.
+        finish_reason: The model's reason to stop (`end`): `stop`, `length`, …
+        code: Short reason of an `error` or of a `retrying` status.
+        error: Message of a `retrying` status: what went wrong in the attempt.
+    """
+
+    type: EventType
+    cursor: Cursor
+    time: datetime
+    data: str = ""
+    tokens: int = 1
+    usage: Usage | None = None
+    finish_reason: str | None = None
+    code: str | None = None
+    error: str | None = None
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether nothing follows this event."""
+        return self.type in TERMINAL_TYPES
+
+
+# -- the log entry ------------------------------------------------------------------------------
+
+# Field names are one letter, and `content` leaves its type out: an entry is stored for every flush.
+_TYPE, _DATA, _TIME, _TOKENS = "k", "d", "t", "n"
+_USAGE, _FINISH, _CODE, _ERROR = "u", "f", "c", "e"
+
+
+def encode_entry(
+    type_: EventType,
+    data: str,
+    *,
+    tokens: int = 1,
+    usage: Usage | None = None,
+    finish_reason: str | None = None,
+    code: str | None = None,
+    error: str | None = None,
+) -> list[str]:
+    """Return an entry's fields, without its id and time, which the append script adds."""
+    fields = [] if type_ == "content" else [_TYPE, type_]
+    fields += [_DATA, data]
+    if tokens != 1:
+        fields += [_TOKENS, str(tokens)]
+    if usage is not None:
+        fields += [_USAGE, json.dumps(usage.to_wire(), separators=(",", ":"))]
+    for name, value in ((_FINISH, finish_reason), (_CODE, code), (_ERROR, error)):
+        if value is not None:
+            fields += [name, value]
+    return fields
+
+
+def decode_entry(entry: list[str]) -> TaskEvent:
+    """Read `[id, field, value, …]`, from XRANGE or from the channel; unknown fields are ignored.
+
+    Raises:
+        ValueError: The list is not an entry of ours.
+    """
+    if len(entry) % 2 == 0 or not all(isinstance(part, str) for part in entry):
+        raise ValueError(f"expected a log entry [id, field, value, …], got {str(entry)[:80]}")
+    cursor = Cursor.parse(entry[0])
+    fields = dict(zip(entry[1::2], entry[2::2], strict=True))
+    type_ = fields.get(_TYPE, "content")
+    if type_ not in EVENT_TYPES:
+        raise ValueError(f"expected an event type of {sorted(EVENT_TYPES)}, got {type_[:40]!r}")
+    usage = fields.get(_USAGE)
+    return TaskEvent(
+        type=type_,  # type: ignore[arg-type]  # checked against EVENT_TYPES above
+        cursor=cursor,
+        time=from_ms(int(fields.get(_TIME, "0"))),
+        data=fields.get(_DATA, ""),
+        tokens=int(fields.get(_TOKENS, "1")),
+        usage=None if usage is None else Usage.from_wire(json.loads(usage)),
+        finish_reason=fields.get(_FINISH),
+        code=fields.get(_CODE),
+        error=fields.get(_ERROR),
+    )
+
+
+# -- the SSE frame ------------------------------------------------------------------------------
+
+
+def to_wire(task_id: str, event: TaskEvent) -> dict[str, Any]:
+    """Return the JSON object of the HTTP contract, camelCase."""
+    wire: dict[str, Any] = {"type": event.type, "data": event.data}
+    if event.type == "start":
+        wire["data"] = int(event.data)
+    if event.type == "content" and event.tokens != 1:
+        wire["tokens"] = event.tokens
+    if event.usage is not None:
+        wire["usage"] = event.usage.to_wire()
+    optional = {"finishReason": event.finish_reason, "code": event.code, "error": event.error}
+    wire |= {name: value for name, value in optional.items() if value is not None}
+    return wire | {"taskId": task_id, "timestamp": to_ms(event.time)}
+
+
+def encode_frame(task_id: str, event: TaskEvent) -> bytes:
+    """Return the SSE frame; JSON escapes line breaks, so one `data:` line always suffices."""
+    body = json.dumps(to_wire(task_id, event), ensure_ascii=False, separators=(",", ":"))
+    id_line = "" if event.cursor == START else f"id: {event.cursor}\n"
+    return f"{id_line}data: {body}\n\n".encode()
+
+
+def decode_frame(data: str, cursor: str) -> TaskEvent:
+    """Read the `data:` and `id:` of a frame that `encode_frame` wrote.
+
+    Raises:
+        ValueError: It is not such a frame.
+    """
+    try:
+        wire = json.loads(data)
+        if wire["type"] not in EVENT_TYPES:
+            raise ValueError(f"unknown event type {wire['type']!r}")
+        usage = wire.get("usage")
+        return TaskEvent(
+            type=wire["type"],
+            cursor=Cursor.parse(cursor) if cursor and wire["type"] != "connected" else START,
+            time=from_ms(int(wire["timestamp"])),
+            data=str(wire.get("data", "")),
+            tokens=int(wire.get("tokens", 1)),
+            usage=None if usage is None else Usage.from_wire(usage),
+            finish_reason=wire.get("finishReason"),
+            code=wire.get("code"),
+            error=wire.get("error"),
+        )
+    except (TypeError, KeyError, AttributeError) as exc:
+        raise ValueError(f"expected a task event as JSON, got {data[:80]!r}") from exc
+
+
+def to_ms(time: datetime) -> int:
+    """Return a wire timestamp: unix milliseconds."""
+    return round(time.timestamp() * 1000)
+
+
+def from_ms(milliseconds: int) -> datetime:
+    """Read a wire timestamp."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+# -- the fold -----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Transcript:
+    """What a task looks like after the events so far: `apply` each one in order.
+
+    A `start` of a higher attempt clears the text: a retried run starts over.
+    """
+
+    status: Status = "pending"
+    attempt: int = 0
+    error: str | None = None
+    code: str | None = None
+    usage: Usage | None = None
+    finish_reason: str | None = None
+    tokens: int = 0
+    cursor: Cursor = START
+    started: datetime | None = None
+    first_token: datetime | None = None
+    ended: datetime | None = None
+    _chunks: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """The text of the latest attempt so far."""
+        if len(self._chunks) > 1:
+            self._chunks[:] = ["".join(self._chunks)]
+        return self._chunks[0] if self._chunks else ""
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the task has ended."""
+        return self.ended is not None
+
+    def apply(self, event: TaskEvent) -> None:
+        """Take one event in; cursors must come in increasing order."""
+        self.cursor = max(self.cursor, event.cursor)
+        match event.type:
+            case "status":
+                self.status = event.data  # type: ignore[assignment]  # one of ours, by contract
+                self.error, self.code = event.error, event.code
+            case "start":
+                self._restart(int(event.data), event.time)
+            case "content":
+                self.first_token = self.first_token or event.time
+                self.tokens += event.tokens
+                self._chunks.append(event.data)
+            case "end":
+                self._end("completed", event)
+                self.usage, self.finish_reason = event.usage, event.finish_reason
+            case "error":
+                self._end("failed", event)
+                self.error, self.code = event.data, event.code
+            case "cancelled":
+                self._end("cancelled", event)
+
+    def _restart(self, attempt: int, time: datetime) -> None:
+        self.attempt, self.started, self.status = attempt, time, "running"
+        self.first_token = self.ended = self.error = self.code = None
+        self.tokens = 0
+        self._chunks.clear()
+
+    def _end(self, status: Status, event: TaskEvent) -> None:
+        self.status, self.ended = status, event.time

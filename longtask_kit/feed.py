@@ -1,0 +1,141 @@
+"""One task's events, taken in by the kit's thread, waited for in any thread or event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from longtask_kit.events import Transcript
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from longtask_kit.errors import LongTaskError
+    from longtask_kit.events import TaskEvent
+
+_TICK_S = 0.1  # ipykernel delivers an Interrupt only between two steps of a waiting coroutine
+
+
+class Feed:
+    """Grows by `take`, ends by `close`; `for` and `async for` replay it and then wait for more.
+
+    Attributes:
+        transcript: The fold of all events so far; read it under no lock, copy it for keeping.
+        error: Why reading ended early, or None.
+    """
+
+    def __init__(self) -> None:
+        self.transcript = Transcript()
+        self.error: LongTaskError | None = None
+        self._events: list[TaskEvent] = []
+        self._is_closed = False
+        self._changed = threading.Condition()
+        self._listeners: set[Callable[[], None]] = set()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing more will come."""
+        return self._is_closed
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing has come yet."""
+        return not self._events
+
+    def take(self, event: TaskEvent) -> None:
+        """Add an event and wake whoever waits."""
+        with self._changed:
+            self.transcript.apply(event)
+            self._events.append(event)
+        self._wake()
+
+    def close(self, error: LongTaskError | None = None) -> None:
+        """Say that nothing more will come, and why if it is too early."""
+        with self._changed:
+            self.error, self._is_closed = error, True
+        self._wake()
+
+    def reopen(self) -> None:
+        """Go on after an early end."""
+        with self._changed:
+            self.error, self._is_closed = None, False
+
+    def copy_transcript(self) -> Transcript:
+        """Return the state so far as a value that does not change any more."""
+        copy = Transcript()
+        with self._changed:
+            for event in self._events:
+                copy.apply(event)
+        return copy
+
+    def wait_until(self, is_met: Callable[[], bool], *, timeout_s: float | None = None) -> bool:
+        """Wait, in steps that an Interrupt can end, until a condition holds; whether it does."""
+        give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
+        with self._changed:
+            while not is_met():
+                left = _TICK_S if give_up_at is None else give_up_at - time.monotonic()
+                if left <= 0:
+                    return False
+                self._changed.wait(min(left, _TICK_S))
+        return True
+
+    def __iter__(self) -> Iterator[TaskEvent]:
+        seen = 0
+        while True:
+            self.wait_until(lambda: self._is_closed or len(self._events) > seen)  # noqa: B023
+            fresh = self._events[seen:]
+            if not fresh:
+                break
+            yield from fresh
+            seen += len(fresh)
+        self._raise_error()
+
+    async def __aiter__(self) -> AsyncIterator[TaskEvent]:
+        seen = 0
+        with self._listening() as changed:
+            while True:
+                changed.clear()
+                was_closed = self._is_closed  # read before the events: the last one comes first
+                fresh = self._events[seen:]
+                for event in fresh:
+                    yield event
+                seen += len(fresh)
+                if was_closed and not fresh:
+                    break
+                if not fresh:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_TICK_S):
+                            await changed.wait()
+        self._raise_error()
+
+    def _raise_error(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener()
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[asyncio.Event]:
+        """Yield an event of the running loop that is set whenever the feed changes."""
+        loop = asyncio.get_running_loop()
+        changed = asyncio.Event()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # that loop is closed; nobody waits
+                loop.call_soon_threadsafe(changed.set)
+
+        with self._changed:
+            self._listeners.add(wake)
+        try:
+            yield changed
+        finally:
+            with self._changed:
+                self._listeners.discard(wake)

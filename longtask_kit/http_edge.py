@@ -1,0 +1,152 @@
+"""The HTTP edge: body models, size limits, and every error as `{"error": …}`.
+
+A route class does it, not the app, so that it holds as well in an app that embeds the router.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from longtask_kit.errors import (
+    LongTaskError,
+    QuotaError,
+    SignatureError,
+    StoreError,
+    StreamExpiredError,
+    SubmitError,
+)
+from longtask_kit.submit import MAX_PROMPT_CHARS, MAX_TOKENS_RANGE, TEMPERATURE_RANGE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from fastapi import Request, Response
+
+MAX_BODY_BYTES = 1_000_000
+MAX_DELIVERY_BYTES = 4_000_000  # a failure callback quotes the message in base64
+
+
+class BadRequestError(LongTaskError):
+    """A request that can't be served as it is; carries the HTTP status, 4xx."""
+
+    def __init__(self, message: str, *, status_code: int = 400) -> None:
+        super().__init__(message)
+        self.status_code = status_code
+
+
+class StartRequest(BaseModel):
+    """What to run."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    prompt: str = Field(
+        min_length=1, max_length=MAX_PROMPT_CHARS, examples=["Write a haiku about rivers"]
+    )
+    model: str | None = Field(
+        None, min_length=1, max_length=200, description="LONGTASK_MODEL if unset"
+    )
+    maxTokens: int = Field(1000, ge=MAX_TOKENS_RANGE[0], le=MAX_TOKENS_RANGE[1])  # noqa: N815 - wire
+    temperature: float = Field(0.7, ge=TEMPERATURE_RANGE[0], le=TEMPERATURE_RANGE[1])
+    system: str | None = Field(None, min_length=1, max_length=MAX_PROMPT_CHARS)
+    handler: str = Field("openai", min_length=1, max_length=100)
+    metadata: dict[str, Any] | None = None
+
+
+class TaskReference(BaseModel):
+    """Which task."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    taskId: str = Field(examples=["task_1q2w3e4r5t6z7u8i9o0p1a"])  # noqa: N815 - wire
+
+
+class TaskRoute(APIRoute):
+    """A route that bounds its body and answers every error of ours as `{"error": …}`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Wrap FastAPI's handler."""
+        handle = super().get_route_handler()
+
+        async def handle_errors(request: Request) -> Response:
+            try:
+                await read_body(
+                    request, most=MAX_DELIVERY_BYTES if "qstash" in self.path else MAX_BODY_BYTES
+                )
+                return await handle(request)
+            except RequestValidationError as exc:
+                return error_response(400, _explain(exc))
+            except HTTPException as exc:
+                return error_response(exc.status_code, str(exc.detail))
+            except LongTaskError as exc:
+                return error_response(status_for(exc), str(exc))
+
+        return handle_errors
+
+
+def status_for(exc: LongTaskError) -> int:
+    """Return the HTTP status of an error of ours."""
+    match exc:
+        case BadRequestError():
+            return exc.status_code
+        case SignatureError():
+            return 401
+        case StreamExpiredError():
+            return 404
+        case QuotaError():
+            return 429
+        case SubmitError():
+            return 502 if exc.task_id else 400  # with an id it was valid, and the queue failed
+        case StoreError():
+            return 503
+        case _:
+            return 500
+
+
+def error_response(status_code: int, message: str) -> JSONResponse:
+    """Return the error shape of the contract."""
+    return JSONResponse({"error": message}, status_code)
+
+
+async def read_body(request: Request, *, most: int) -> bytes:
+    """Return a request's body, refusing a larger one before it is all in memory.
+
+    Raises:
+        BadRequestError: It has more than `most` bytes (413).
+    """
+    if not hasattr(request, "_body"):
+        chunks: list[bytes] = []
+        size = 0
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > most:
+                raise BadRequestError(
+                    f"The body is larger than {most:,} bytes; shorten the prompt.", status_code=413
+                )
+            chunks.append(chunk)
+        request._body = b"".join(chunks)  # noqa: SLF001 - where Starlette itself caches it
+    return await request.body()
+
+
+def _explain(exc: RequestValidationError) -> str:
+    """Say which field is wrong, how, and what was found."""
+    parts = []
+    for error in exc.errors():
+        where = ".".join(str(step) for step in error["loc"][1:]) or "body"
+        if error["type"] == "json_invalid":
+            parts.append(f"The body is not valid JSON: {error['ctx']['error']}.")
+        elif error["type"] == "missing":
+            parts.append(f'"{where}" is missing.' if where != "body" else "The body is empty.")
+        else:
+            found = (
+                ""
+                if isinstance(error["input"], dict | list)
+                else f", got {str(error['input'])[:80]!r}"
+            )
+            parts.append(f'"{where}": {error["msg"]}{found}.')
+    return " ".join(parts)

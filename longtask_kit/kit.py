@@ -1,0 +1,304 @@
+"""The door: `connect()` and `Kit`; the one place where sync meets async."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from urllib.parse import urlsplit
+
+from longtask_kit.backends import Backend, HttpBackend, ServiceBackend
+from longtask_kit.errors import ConfigError, StoreError, SubmitError
+from longtask_kit.settings import CLIENT_NAMES, Settings
+from longtask_kit.submit import TaskSpec
+from longtask_kit.task import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+    from concurrent.futures import Future
+    from types import TracebackType
+
+    from longtask_kit.events import Status
+    from longtask_kit.run import Handler
+    from longtask_kit.serve import ServedApp
+
+_Answer = TypeVar("_Answer")
+_HOSTED_NAMES = ("QSTASH_TOKEN", "UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN")
+
+
+def connect(
+    url: str | None = None,
+    *,
+    api_key: str | None = None,
+    settings: Settings | None = None,
+    quiet: bool = False,
+) -> Kit:
+    """Return a kit, and say in one line which services it talks to.
+
+    With `url`, only the HTTP API of a webhook app is used. Else, when the Upstash variables are
+    set in the environment or `.env`, the services they name; when none is, the local stack, which
+    is started or joined.
+
+    Args:
+        url: Base URL of a webhook app, e.g. `https://app.example.com`.
+        api_key: Its `LONGTASK_API_KEY`, if it has one; only with `url`.
+        settings: Instead of the environment.
+        quiet: Print nothing.
+
+    Raises:
+        ConfigError: Some of the names are set, others are missing.
+        LocalStackError: The local stack could not start; the message says the cure.
+    """
+    if url is not None:
+        if not urlsplit(url).scheme.startswith("http"):
+            raise ConfigError(f"Expected a URL like https://app.example.com, got {url[:80]!r}.")
+        return _announce(
+            Kit(lambda: HttpBackend(url, api_key=api_key), f"HTTP API at {url}"), quiet
+        )
+    if api_key is not None:
+        raise ConfigError("`api_key` goes with a URL: connect('https://…', api_key=…).")
+    settings = settings or Settings()
+    if is_hosted(settings):
+        settings.require(*CLIENT_NAMES)
+        return _announce(_open_kit(settings, describe(settings)), quiet)
+
+    from longtask_kit.local.stack import LocalStack
+
+    stack = LocalStack.join_or_start()
+
+    def revive() -> Settings | None:
+        nonlocal stack
+        ended, stack = stack, LocalStack.join_or_start()
+        return None if stack.pid == ended.pid else stack.settings
+
+    return _announce(_open_kit(stack.settings, LocalStack.DESCRIPTION, revive), quiet)
+
+
+def is_hosted(settings: Settings) -> bool:
+    """Tell whether the environment names services, so that no local stack is needed."""
+    return any(getattr(settings, name.lower()) is not None for name in _HOSTED_NAMES)
+
+
+class Kit:
+    """Submit tasks and find them again. Made by `connect()`.
+
+    One background thread with one event loop does all I/O, so that a busy cell stops no stream.
+    Methods may be called from any thread; in an asyncio program they block for one round trip
+    (`await asyncio.to_thread(kit.submit, …)` does not). Tasks are awaited natively.
+
+    Attributes:
+        description: Which services it talks to, without secrets.
+        settings: What it was made from; None over the HTTP API.
+    """
+
+    def __init__(
+        self,
+        open_backend: Callable[[], Backend],
+        description: str,
+        *,
+        settings: Settings | None = None,
+        revive: Callable[[], Settings | None] | None = None,
+    ) -> None:
+        self.description = description
+        self.settings = settings
+        self._revive = revive
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=_run_loop, args=(self._loop,), name="longtask-kit", daemon=True
+        )
+        self._thread.start()
+        self._served: list[ServedApp] = []
+        self._backends: list[Backend] = [self._call(_open_on_loop(open_backend))]
+        # A kit that is dropped without close() must not keep its thread.
+        self._finalizer = weakref.finalize(self, self._loop.call_soon_threadsafe, self._loop.stop)
+
+    def __repr__(self) -> str:
+        return f"<Kit {self.description}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- tasks ----------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        prompt: str,
+        *,
+        model: str | None = None,
+        max_tokens: int = 1000,
+        temperature: float = 0.7,
+        system: str | None = None,
+        handler: str = "openai",
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Task:
+        """Queue a task and return it at once; from then on it survives this process.
+
+        Args:
+            prompt: The user message, 1 to 500,000 characters.
+            model: Model name; None is the server's `LONGTASK_MODEL`.
+            max_tokens: Longest answer, 1 to 1,000,000 tokens.
+            temperature: 0 to 2.
+            system: System message.
+            handler: Name of the server-side handler.
+            metadata: Any JSON object, kept with the task.
+
+        Raises:
+            SubmitError: A value is out of range, or the queue refused; nothing will run.
+        """
+        spec = TaskSpec(
+            prompt=prompt,
+            model=model,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            system=system,
+            handler=handler,
+            metadata=dict(metadata or {}),
+        )
+        task_id, _ = self.ask(lambda backend: backend.submit(spec))
+        return Task(task_id, door=self)
+
+    def attach(self, task_id: str) -> Task:
+        """Return a task by its id: it replays what happened, then follows.
+
+        Raises:
+            StreamExpiredError: No such task, or its log is gone.
+        """
+        record = self.ask(lambda backend: backend.read_task(task_id))
+        return Task(task_id, door=self, record=record)
+
+    def tasks(self, *, limit: int = 100, status: Status | None = None) -> list[Task]:
+        """Return tasks, newest first, at most `limit` (1 to 1000), or only those with `status`."""
+        records = self.ask(lambda backend: backend.list_tasks(limit=limit, status=status))
+        return [Task(record.task_id, door=self, record=record) for record in records]
+
+    # -- serving --------------------------------------------------------------------------------
+
+    def serve(
+        self,
+        handlers: Mapping[str, Handler] | None = None,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> ServedApp:
+        """Host the webhook app inside this process; tasks submitted from now on run in it.
+
+        With the local stack the queue finds it by itself. With hosted QStash the app must be
+        reachable from outside: set `LONGTASK_BASE_URL` to a tunnel that leads to `host:port`.
+
+        Args:
+            handlers: Async generator functions by name, beside `openai`.
+            host: Interface to listen on.
+            port: Port to listen on; 0 is any free one.
+
+        Raises:
+            ConfigError: Over the HTTP API there is nothing to serve; or a setting is missing.
+        """
+        from longtask_kit.serve import ServedApp
+        from longtask_kit.settings import is_loopback
+
+        if self.settings is None:
+            raise ConfigError("kit.serve() needs the services' settings: connect() without a URL.")
+        served = ServedApp(self.settings, handlers, host=host, port=port)
+        self._served.append(served)
+        if is_loopback(self.settings.base_url):
+            self.settings = served.settings
+            self._use(served.settings)
+        return served
+
+    def close(self) -> None:
+        """Stop the background thread and what `serve()` started; tasks go on in the queue."""
+        if not self._finalizer.alive:
+            return
+        for served in self._served:
+            served.stop()
+        for backend in self._backends:
+            self._call(backend.aclose())
+        self._finalizer()
+        self._thread.join(5)
+
+    # -- the background loop --------------------------------------------------------------------
+
+    @property
+    def backend(self) -> Backend:
+        """Where calls go."""
+        return self._backends[-1]
+
+    def start(self, work: Coroutine[Any, Any, _Answer]) -> Future[_Answer]:
+        """Run a coroutine on the background loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def ask(self, question: Callable[[Backend], Coroutine[Any, Any, _Answer]]) -> _Answer:
+        """Ask the backend something and wait for the answer; a local stack that ended is restarted.
+
+        The stack keeps its ports and tokens over a restart, and its data anyway.
+        """
+        try:
+            return self._call(question(self.backend))
+        except (SubmitError, StoreError):
+            if self._revive is None:
+                raise
+            settings = self._revive()
+            if settings is None:  # the stack lives: it was a real refusal
+                raise
+        if self._served:  # the app in this process lives on
+            settings = settings.model_copy(update={"base_url": self._served[-1].url})
+        self._use(settings)
+        return self._call(question(self.backend))
+
+    def _use(self, settings: Settings) -> None:
+        """Talk to these services from now on; what follows already keeps what it began with."""
+        self.settings = settings
+        self._backends.append(self._call(_open_on_loop(lambda: ServiceBackend(settings))))
+
+    def _call(self, work: Coroutine[Any, Any, _Answer]) -> _Answer:
+        future = self.start(work)
+        try:
+            return future.result()
+        except BaseException:  # an Interrupt ends the wait, and then nobody wants the result
+            future.cancel()
+            raise
+
+
+def _open_kit(
+    settings: Settings, description: str, revive: Callable[[], Settings | None] | None = None
+) -> Kit:
+    return Kit(lambda: ServiceBackend(settings), description, settings=settings, revive=revive)
+
+
+def describe(settings: Settings) -> str:
+    """Name the services that settings lead to, without a secret."""
+    queue, redis = urlsplit(settings.qstash_url), urlsplit(settings.upstash_redis_rest_url or "")
+    return f"QStash {queue.netloc}, Redis {redis.netloc}, webhook {settings.base_url}"
+
+
+def _announce(kit: Kit, quiet: bool) -> Kit:
+    if not quiet:
+        sys.stdout.write(f"longtask_kit: {kit.description}\n")
+    return kit
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+        pending = asyncio.all_tasks(loop)
+        for task in pending:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
+
+
+async def _open_on_loop(open_backend: Callable[[], Backend]) -> Backend:
+    return open_backend()

@@ -1,0 +1,24 @@
+"""`python -m longtask_kit.local`: the stack's process, started by `LocalStack`."""
+
+import logging
+import sys
+
+from longtask_kit.errors import LocalStackError
+from longtask_kit.local.process import parse_arguments, serve_for_ever
+
+
+def main() -> int:
+    """Run a stack; a failure to start is one line on standard error."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level="INFO")
+    logging.getLogger("httpx").setLevel("WARNING")
+    config = parse_arguments(sys.argv[1])
+    try:
+        serve_for_ever(config, announce=lambda _: None, owned="--owned" in sys.argv)
+    except LocalStackError as exc:
+        sys.stderr.write(f"LocalStackError: {exc}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,334 @@
+"""The stack's process: Valkey, its REST protocol, the queue, the demo model, the webhook app.
+
+All services share one event loop; each listens on its own loopback port. Ports, tokens and keys
+are kept in the data folder, so that messages which waited in the queue still find the app after
+a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import uvicorn
+
+from longtask_kit.errors import LocalStackError
+from longtask_kit.local.config import StackConfig, StackFiles, write_private
+from longtask_kit.local.valkey import ValkeyProcess
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+    from pathlib import Path
+
+    Scope = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[Any]]
+    Send = Callable[[Any], Awaitable[None]]
+    ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+logger = logging.getLogger(__name__)
+
+_SERVICES = ("redis", "qstash", "app", "model")
+_LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
+_IDLE_CHECK_S = 5.0
+
+
+class Activity:
+    """When a service was last asked, and how many requests are open, over all services."""
+
+    def __init__(self) -> None:
+        self.open_requests = 0
+        self.last_request = time.monotonic()
+
+    def guard(self, app: ASGIApp) -> ASGIApp:
+        """Wrap an app: count its requests, and refuse a Host that is not this machine.
+
+        The check is against DNS rebinding: a web page may make its own name point to 127.0.0.1.
+        """
+
+        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "http":
+                await app(scope, receive, send)
+                return
+            if not _is_local_host(scope):
+                await _refuse_host(send)
+                return
+            self.open_requests += 1
+            try:
+                await app(scope, receive, send)
+            finally:
+                self.open_requests -= 1
+                self.last_request = time.monotonic()
+
+        return guarded
+
+
+async def run_stack(
+    config: StackConfig, *, announce: Callable[[dict[str, str]], None], stop: asyncio.Event
+) -> None:
+    """Run a stack until `stop` is set or it has been idle for long enough.
+
+    Args:
+        config: What to run.
+        announce: Called with the environment that makes a client use the stack, once it is ready.
+        stop: Set it to end the stack.
+
+    Raises:
+        LocalStackError: A port is in use, Valkey is missing or did not start; says the cure.
+    """
+    files = StackFiles.of(config.data_dir)
+    config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    identity = _load_identity(config.data_dir)
+    async with contextlib.AsyncExitStack() as stack:
+        redis_url = config.redis_url or await _start_valkey(config, files, stack)
+        listeners, rewrites = _bind_all(config, identity)
+        environment = _make_environment(identity)
+        activity = Activity()
+        apps = _make_apps(config, environment, redis_url, rewrites)
+        queue = apps["qstash"]
+        for name in ("model", "redis", "app", "qstash"):  # whoever is called is up first
+            await stack.enter_async_context(_serving(activity.guard(apps[name]), listeners[name]))
+        write_private(config.data_dir / "identity.json", json.dumps(identity))
+        state = {"pid": os.getpid(), "environment": environment}
+        write_private(files.state, json.dumps(state))
+        stack.callback(_forget, files.state)
+        announce(environment)
+        await _wait_for_end(config, activity, queue, stop)
+
+
+def _forget(state: Path) -> None:
+    """Remove our state file, unless another stack has written its own since."""
+    with contextlib.suppress(OSError, ValueError):
+        if json.loads(state.read_text())["pid"] == os.getpid():
+            state.unlink()
+
+
+async def _start_valkey(
+    config: StackConfig, files: StackFiles, stack: contextlib.AsyncExitStack
+) -> str:
+    valkey = ValkeyProcess(data_dir=config.data_dir / "valkey", socket_path=files.socket)
+    (config.data_dir / "valkey").mkdir(exist_ok=True, mode=0o700)
+    stack.push_async_callback(valkey.stop)
+    await valkey.start()
+    return valkey.url
+
+
+# -- identity: ports, tokens, keys --------------------------------------------------------------
+
+
+def _load_identity(data_dir: Path) -> dict[str, Any]:
+    """Return what a stack keeps over restarts; fresh secrets for a new one."""
+    try:
+        identity: dict[str, Any] = json.loads((data_dir / "identity.json").read_text())
+    except (OSError, ValueError):
+        identity = {
+            "ports": {},
+            "former_apps": [],
+            "qstash_token": secrets.token_urlsafe(32),
+            "current_signing_key": f"sig_{secrets.token_urlsafe(32)}",
+            "next_signing_key": f"sig_{secrets.token_urlsafe(32)}",
+            "redis_token": secrets.token_urlsafe(32),
+            "model_key": f"sk-demo-{secrets.token_urlsafe(24)}",
+        }
+    return identity
+
+
+def _bind_all(
+    config: StackConfig, identity: dict[str, Any]
+) -> tuple[dict[str, socket.socket], dict[str, str]]:
+    """Bind every service; returns the sockets, and old origins of the app with the new one."""
+    ports: dict[str, int] = identity["ports"]
+    former = f"http://127.0.0.1:{ports['app']}" if "app" in ports else None
+    listeners = {}
+    for name in _SERVICES:
+        wanted = getattr(config, f"{name}_port")
+        listeners[name] = _bind(name, wanted) if wanted else _bind_free(ports.get(name, 0))
+        ports[name] = listeners[name].getsockname()[1]
+    origin = f"http://127.0.0.1:{ports['app']}"
+    if former and former not in identity["former_apps"]:
+        identity["former_apps"].append(former)
+    return listeners, {old: origin for old in identity["former_apps"] if old != origin}
+
+
+def _bind(name: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("127.0.0.1", port))
+    except OSError as exc:
+        listener.close()
+        raise LocalStackError(
+            f"Port {port} for {name} can't be used: {exc.strerror}. Stop what listens there "
+            f"(`longtask down`, if it is a stack), or choose another with --{name}-port."
+        ) from exc
+    return listener
+
+
+def _bind_free(preferred: int) -> socket.socket:
+    """Bind the port of last time if it is free, else any."""
+    try:
+        return _bind("", preferred)
+    except LocalStackError:
+        return _bind("", 0)
+
+
+def _make_environment(identity: dict[str, Any]) -> dict[str, str]:
+    """Return the environment that points every SDK, and the kit, at this stack."""
+    urls = {name: f"http://127.0.0.1:{port}" for name, port in identity["ports"].items()}
+    return {
+        "QSTASH_URL": urls["qstash"],
+        "QSTASH_TOKEN": identity["qstash_token"],
+        "QSTASH_CURRENT_SIGNING_KEY": identity["current_signing_key"],
+        "QSTASH_NEXT_SIGNING_KEY": identity["next_signing_key"],
+        "UPSTASH_REDIS_REST_URL": urls["redis"],
+        "UPSTASH_REDIS_REST_TOKEN": identity["redis_token"],
+        "OPENAI_API_KEY": identity["model_key"],
+        "OPENAI_BASE_URL": f"{urls['model']}/v1",
+        "LONGTASK_BASE_URL": urls["app"],
+        "NEXT_PUBLIC_BASE_URL": urls["app"],
+        "LONGTASK_MODEL": "demo",
+    }
+
+
+# -- services -----------------------------------------------------------------------------------
+
+
+def _make_apps(
+    config: StackConfig, environment: dict[str, str], redis_url: str, rewrites: dict[str, str]
+) -> dict[str, Any]:
+    from longtask_kit.local.model import create_model_app
+    from longtask_kit.local.qstash import create_qstash_app
+    from longtask_kit.local.redis_rest import create_redis_rest_app
+    from longtask_kit.local.stack import make_settings
+    from longtask_kit.webhook import create_app
+
+    return {
+        "redis": create_redis_rest_app(redis_url, token=environment["UPSTASH_REDIS_REST_TOKEN"]),
+        "qstash": create_qstash_app(
+            redis_url,
+            token=environment["QSTASH_TOKEN"],
+            current_signing_key=environment["QSTASH_CURRENT_SIGNING_KEY"],
+            next_signing_key=environment["QSTASH_NEXT_SIGNING_KEY"],
+            time_scale=config.time_scale,
+            allow_remote=config.allow_remote,
+            rewrites=rewrites,
+        ),
+        "model": create_model_app(
+            api_key=environment["OPENAI_API_KEY"], tokens_per_s=config.tokens_per_s
+        ),
+        "app": create_app(make_settings(environment)),
+    }
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn that leaves the signals to the process, which runs four of them."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _serving(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
+    """Serve an app on a bound socket for as long as the context is open."""
+    config = uvicorn.Config(
+        app, log_level="warning", lifespan="on", ws="none", timeout_graceful_shutdown=1
+    )
+    server = _Server(config)
+    running = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started:
+        if running.done():
+            raise LocalStackError("A service of the local stack did not start; see its log.")
+        await asyncio.sleep(0.002)
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await running
+
+
+async def _wait_for_end(
+    config: StackConfig,
+    activity: Activity,
+    queue_app: Any,  # noqa: ANN401 - a Starlette app with state.queue
+    stop: asyncio.Event,
+) -> None:
+    """Return when somebody stops the stack, or when nobody needs it any more."""
+    while not stop.is_set():
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_IDLE_CHECK_S):
+                await stop.wait()
+        idle_s = time.monotonic() - activity.last_request
+        if config.idle_exit_s is None or activity.open_requests or idle_s < config.idle_exit_s:
+            continue
+        if await queue_app.state.queue.count_pending() == 0:
+            logger.info("idle for %.0f s: the stack ends; its data stay", idle_s)
+            return
+
+
+# -- the Host check -----------------------------------------------------------------------------
+
+
+def _is_local_host(scope: Scope) -> bool:
+    for name, value in scope["headers"]:
+        if name == b"host":
+            host = urlsplit(f"//{value.decode('latin-1')}").hostname or ""
+            return host in _LOCAL_HOSTS or host == "::1"
+    return False
+
+
+async def _refuse_host(send: Send) -> None:
+    body = b'{"error":"The local stack answers to 127.0.0.1 and localhost only."}'
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 421, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+# -- the process --------------------------------------------------------------------------------
+
+
+def serve_for_ever(
+    config: StackConfig, *, announce: Callable[[dict[str, str]], None], owned: bool = False
+) -> None:
+    """Run a stack in this process until SIGTERM, Ctrl-C, or idleness.
+
+    Args:
+        config: What to run.
+        announce: As in `run_stack`.
+        owned: End as well when standard input closes: whoever started us is gone.
+    """
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        if owned:
+            loop.add_reader(sys.stdin.fileno(), stop.set)
+        await run_stack(config, announce=announce, stop=stop)
+
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main())
+    else:
+        uvloop.run(main())
+
+
+def parse_arguments(text: str) -> StackConfig:
+    """Read the configuration that `LocalStack` hands over as JSON."""
+    from pathlib import Path
+
+    values = json.loads(text)
+    return replace(StackConfig(data_dir=Path(values.pop("data_dir"))), **values)

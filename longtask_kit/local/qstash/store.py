@@ -1,0 +1,240 @@
+"""Everything the queue must not lose, in Valkey under `qstash:`; no decision is taken here."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool, Redis
+
+from longtask_kit.local.qstash.attempt import Attempt
+from longtask_kit.local.qstash.scripts import PUBLISH, RECORD, SETTLE
+from longtask_kit.local.qstash.signing import SigningKeys
+from longtask_kit.local.qstash.views import View, event_view
+from longtask_kit.local.qstash.wire import Message, dump_message, load_message
+
+PAGE = 200
+CONNECTIONS = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """A message that was given up, with the answer that ended it."""
+
+    dead_letter_id: str
+    message: Message
+    attempt: Attempt
+
+    @property
+    def time_ms(self) -> int:
+        """When the message was given up; it begins the id."""
+        return int(self.dead_letter_id.partition("-")[0])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """What one attempt's outcome changes; stored in one step."""
+
+    message: Message
+    events: Sequence[View]
+    retried: int = 0
+    due_ms: int | None = None
+    dead_letter: DeadLetter | None = None
+    callbacks: Sequence[Message] = ()
+
+
+class QueueStore:
+    """The queue's records in one Valkey."""
+
+    def __init__(self, redis_url: str) -> None:
+        # More deliveries than connections is normal; they wait for one another's round trip.
+        pool = BlockingConnectionPool.from_url(
+            redis_url, protocol=2, decode_responses=True, max_connections=CONNECTIONS, timeout=30
+        )
+        # Any: redis-py types every reply as text or bytes, while decode_responses makes it text.
+        self._redis: Any = Redis(connection_pool=pool)
+        self._publish = self._redis.register_script(PUBLISH)
+        self._settle = self._redis.register_script(SETTLE)
+        self._record = self._redis.register_script(RECORD)
+
+    async def open(self) -> None:
+        """Fail now, and not at the first publish, if there is no Valkey."""
+        await self._redis.ping()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._redis.aclose()
+        await self._redis.connection_pool.disconnect()
+
+    async def publish(
+        self, message: Message, *, dedup_window_ms: int, dead_letter_id: str | None = None
+    ) -> str | None:
+        """Store a message unless it is a duplicate, and return the id that stands for it.
+
+        With `dead_letter_id` that dead letter is taken out in the same step; None if it is gone.
+        """
+        plan = {
+            "message": _stored(message),
+            "dedup_key": message.dedup_key,
+            "dedup_window_ms": str(dedup_window_ms),
+            "dead_letter_id": dead_letter_id,
+        }
+        return str(await self._publish(args=[_plan(plan)])) or None
+
+    async def record(self, view: View) -> bool:
+        """Append to the event log; False if the message is no longer pending."""
+        return bool(await self._record(args=[_plan({"event": _event(view)})]))
+
+    async def settle(self, settlement: Settlement) -> bool:
+        """Store an outcome; False, and nothing stored, if the message is no longer pending."""
+        dead = settlement.dead_letter
+        plan = {
+            "id": settlement.message.message_id,
+            "events": [_event(view) for view in settlement.events],
+            "retried": str(settlement.retried),
+            "due_ms": None if settlement.due_ms is None else str(settlement.due_ms),
+            "dead_letter": None if dead is None else _stored_dead_letter(dead),
+            "messages": [_stored(message) for message in settlement.callbacks],
+        }
+        return bool(await self._settle(args=[_plan(plan)]))
+
+    async def count_pending(self) -> int:
+        """Return how many messages wait or are in flight."""
+        return int(await self._redis.zcard("qstash:pending"))
+
+    async def pending(self) -> list[tuple[str, int]]:
+        """Return id and due time in unix ms of every message that isn't finished."""
+        found = await self._redis.zrange("qstash:pending", 0, -1, withscores=True)
+        return [(message_id, int(due_ms)) for message_id, due_ms in found]
+
+    async def load(self, message_id: str) -> Message | None:
+        """Return a message, finished or not; None if unknown or forgotten."""
+        record = await self._redis.hget(_message_key(message_id), "record")
+        return None if record is None else load_message(record)
+
+    async def load_pending(self, message_id: str) -> tuple[Message, int] | None:
+        """Return a message that isn't finished and how often it was retried."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.zscore("qstash:pending", message_id)
+            pipe.hmget(_message_key(message_id), ["record", "retried"])
+            score, (record, retried) = await pipe.execute()
+        if score is None or record is None:
+            return None
+        return load_message(record), int(retried)
+
+    async def events(
+        self, *, message_ids: Iterable[str], before: str
+    ) -> AsyncIterator[tuple[str, View]]:
+        """Yield cursor and event, newest first, of some messages or of all.
+
+        Args:
+            message_ids: Only these; none means every message.
+            before: Cursor of the last event already seen, or "+" for the newest.
+        """
+        only = set(message_ids)
+        while True:
+            upper = before if before == "+" else f"({before}"
+            page = await self._redis.xrevrange("qstash:events", max=upper, count=PAGE)
+            for cursor, fields in page:
+                if not only or fields["id"] in only:
+                    yield cursor, json.loads(fields["view"])
+            if len(page) < PAGE:
+                return
+            before = page[-1][0]
+
+    async def dead_letter(self, dead_letter_id: str) -> DeadLetter | None:
+        """Return one dead letter, or None."""
+        record = await self._redis.hget("qstash:dead", dead_letter_id)
+        return None if record is None else _loaded_dead_letter(dead_letter_id, record)
+
+    async def dead_letters(self, *, before: str | None) -> AsyncIterator[DeadLetter]:
+        """Yield dead letters, newest first, from behind the one with the id `before`."""
+        ids = await self._redis.zrange("qstash:dead_index", 0, -1, desc=True)
+        if before is not None:
+            # By value, as the dead letter the cursor names may be gone by now.
+            ids = [found for found in ids if _dead_letter_order(found) < _dead_letter_order(before)]
+        for start in range(0, len(ids), PAGE):
+            page = ids[start : start + PAGE]
+            records = await self._redis.hmget("qstash:dead", page)
+            for dead_letter_id, record in zip(page, records, strict=True):
+                if record is not None:
+                    yield _loaded_dead_letter(dead_letter_id, record)
+
+    async def delete_dead_letter(self, dead_letter_id: str) -> bool:
+        """Delete one dead letter; False if there is none."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hdel("qstash:dead", dead_letter_id)
+            pipe.zrem("qstash:dead_index", dead_letter_id)
+            deleted, _ = await pipe.execute()
+        return bool(deleted)
+
+    async def load_keys(self, given: SigningKeys) -> SigningKeys:
+        """Return the keys a rotation left, if it began with the given ones; else the given."""
+        stored = await self._redis.hgetall("qstash:keys")
+        if stored.get("derived_from") != _fingerprint(given):
+            return given
+        return SigningKeys(current=stored["current"], next=stored["next"])
+
+    async def save_keys(self, keys: SigningKeys, *, given: SigningKeys) -> None:
+        """Keep rotated keys, for as long as the queue is started with the same given ones."""
+        fields = {
+            "derived_from": _fingerprint(given),
+            "current": keys.current,
+            "next": keys.next,
+        }
+        await self._redis.hset("qstash:keys", mapping=fields)
+
+
+def _message_key(message_id: str) -> str:
+    return f"qstash:message:{message_id}"
+
+
+def _plan(plan: Mapping[str, Any]) -> str:
+    # Lua's cjson reads null as a true value, so what is unset must be absent.
+    return json.dumps({name: value for name, value in plan.items() if value is not None})
+
+
+def _event(view: View) -> dict[str, str]:
+    return {"id": view["messageId"], "state": view["state"], "view": json.dumps(view)}
+
+
+def _stored(message: Message) -> dict[str, Any]:
+    created = event_view(message, "CREATED", time_ms=message.created_at_ms)
+    return {
+        "id": message.message_id,
+        "record": json.dumps(dump_message(message)),
+        "due_ms": str(message.not_before_ms),
+        "created": _event(created),
+    }
+
+
+def _stored_dead_letter(dead: DeadLetter) -> dict[str, str]:
+    # Latin-1 keeps every byte of a body as one character of the JSON text.
+    attempt = dataclasses.asdict(dead.attempt) | {"body": dead.attempt.body.decode("latin-1")}
+    record = {"message": dump_message(dead.message), "attempt": attempt}
+    return {
+        "id": dead.dead_letter_id,
+        "time_ms": str(dead.time_ms),
+        "record": json.dumps(record),
+    }
+
+
+def _loaded_dead_letter(dead_letter_id: str, record: str) -> DeadLetter:
+    fields = json.loads(record)
+    attempt = fields["attempt"] | {"body": fields["attempt"]["body"].encode("latin-1")}
+    return DeadLetter(
+        dead_letter_id=dead_letter_id,
+        message=load_message(fields["message"]),
+        attempt=Attempt(**attempt),
+    )
+
+
+def _dead_letter_order(dead_letter_id: str) -> tuple[int, str]:
+    time_ms = dead_letter_id.partition("-")[0]
+    return int(time_ms) if time_ms.isascii() and time_ms.isdigit() else 0, dead_letter_id
+
+
+def _fingerprint(keys: SigningKeys) -> str:
+    return hashlib.sha256(keys.current.encode()).hexdigest()

@@ -1,0 +1,15 @@
+-- Store and announce what an attempt produced, renew its lease, learn of a cancel: one round trip.
+-- ARGV[3] attempt   ARGV[4] lease, ms (0 gives it back)   ARGV[5] entries, JSON [[id, field, value, …], …]
+-- ARGV[6] hash fields, JSON list
+-- Returns 'ok' | 'cancel' (stored, and a cancel was asked for) | 'fenced' newer attempt | 'gone'.
+local attempt = redis.call('HGET', KEYS[1], 'attempt')
+if not attempt then return {'gone'} end
+if attempt ~= ARGV[3] then return {'fenced', attempt} end
+for _, entry in ipairs(cjson.decode(ARGV[5])) do add(entry) end
+local lease = tonumber(ARGV[4])
+redis.call('HSET', KEYS[1], 'updated_ms', now,
+           'lease_until', lease > 0 and string.format('%.0f', tonumber(now) + lease) or '0',
+           unpack(cjson.decode(ARGV[6])))
+keep()
+if redis.call('HEXISTS', KEYS[1], 'cancel') == 1 then return {'cancel'} end
+return {'ok'}

@@ -1,0 +1,19 @@
+-- End a task that no attempt is running: cancelled by somebody, or failed for good.
+-- ARGV[3] status   ARGV[4] last entry's fields, JSON list   ARGV[5] hash fields, JSON list
+-- ARGV[6] '1': when an attempt is running, ask it to stop
+-- Returns 'settled' | 'done' status | 'busy' lease left, ms | 'gone'.
+local status = redis.call('HGET', KEYS[1], 'status')
+if not status then return {'gone'} end
+if is_terminal(status) then return {'done', status} end
+local left = lease_left()
+if left > 0 then
+  if ARGV[6] == '1' then redis.call('HSET', KEYS[1], 'cancel', '1') end
+  return {'busy', left}
+end
+-- The end takes an attempt number of its own, which fences a straggler of the last one.
+local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
+redis.call('HSET', KEYS[1], 'status', ARGV[3], 'updated_ms', now, unpack(cjson.decode(ARGV[5])))
+add({attempt .. '-1', 'k', 'status', 'd', ARGV[3]})
+add({attempt .. '-2', unpack(cjson.decode(ARGV[4]))})
+keep()
+return {'settled'}

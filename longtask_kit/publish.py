@@ -1,0 +1,299 @@
+"""The batching writer: log entry and news in one atomic round trip, the model never slowed.
+
+Text deltas go to an in-memory buffer. One flusher a process takes *everything pending* of all its
+attempts and sends it in one round trip while the next deltas gather: an idle stream waits for
+nothing, a fast one batches by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Self
+
+from longtask_kit.errors import StoreError
+from longtask_kit.events import Usage, encode_entry
+from longtask_kit.store import Append
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from longtask_kit.store import Store
+
+logger = logging.getLogger(__name__)
+
+FIRST_SEQ = 3  # the begin script wrote `<attempt>-1` (status) and `<attempt>-2` (start)
+
+_MAX_ENTRY_CHARS = 65_536  # JavaScript readers give up on a line of 1 MiB
+_MAX_BUFFER_CHARS = 1_048_576  # then the model stream waits for the flusher
+_MAX_BATCH = 200  # attempts a round trip
+_OUTAGE_LIMIT_S = 30.0  # Redis away for longer ends the attempt as retryable
+_MAX_HOG_S = 0.005  # a generator over buffered chunks never yields by itself
+
+CANCEL = "cancel"  # the store's answer when somebody asked for a cancel
+_OUTAGE = "outage"  # our own word for a Redis that stays away
+
+
+class AttemptStopped(Exception):  # noqa: N818 - a signal between two modules, not an error
+    """The attempt must end now: `cancel`, `fenced` or `gone`, as the store answered."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class AttemptWriter:
+    """Writes one attempt's events; made by `Publisher.open_attempt`."""
+
+    def __init__(self, publisher: Publisher, task_id: str, attempt: int) -> None:
+        self.task_id = task_id
+        self.attempt = attempt
+        self.stopped: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._publisher = publisher
+        self._seq = FIRST_SEQ
+        self._pending: deque[str] = deque()
+        self._pending_chars = 0
+        self._last: tuple[list[list[str]], list[str]] | None = None  # entries, fields of the end
+        self._in_flight: Append | None = None
+        self._acknowledged = asyncio.Event()
+        self._last_yield = time.monotonic()
+        self.last_flush = time.monotonic()
+
+    async def write(self, text: str) -> None:
+        """Take a text delta; returns at once unless the buffer is full.
+
+        Raises:
+            AttemptStopped: Somebody cancelled, or another attempt took over; nothing more counts.
+            StoreError: Redis was away for too long.
+        """
+        self.check_stopped()
+        if text:
+            self._pending.append(text)
+            self._pending_chars += len(text)
+            self._publisher.wake(self)
+        while self._pending_chars > _MAX_BUFFER_CHARS:
+            self._acknowledged.clear()
+            await self._acknowledged.wait()
+            self.check_stopped()
+        if time.monotonic() - self._last_yield > _MAX_HOG_S:
+            await asyncio.sleep(0)
+            self._last_yield = time.monotonic()
+
+    async def end(self, *, usage: Usage | None, finish_reason: str | None) -> str:
+        """Mark the task completed; returns the store's answer once everything is stored."""
+        fields = ["status", "completed"]
+        if usage is not None:
+            fields += ["usage", json.dumps(usage.to_wire())]
+        last = encode_entry("end", "", usage=usage, finish_reason=finish_reason)
+        return await self._finish([_status("completed"), last], fields)
+
+    async def retry(self, message: str, *, code: str) -> str:
+        """Mark the task retrying, and give the lease back for the next delivery."""
+        fields = ["status", "retrying", "error", message, "code", code]
+        return await self._finish([_status("retrying", error=message, code=code)], fields)
+
+    async def fail(self, message: str, *, code: str) -> str:
+        """Mark the task failed."""
+        fields = ["status", "failed", "error", message, "code", code]
+        return await self._finish(
+            [_status("failed"), encode_entry("error", message, code=code)], fields
+        )
+
+    async def cancel(self) -> str:
+        """Mark the task cancelled."""
+        last = encode_entry("cancelled", "cancelled on request")
+        return await self._finish([_status("cancelled"), last], ["status", "cancelled"])
+
+    async def _finish(self, entries: list[list[str]], fields: list[str]) -> str:
+        self._last = (entries, fields)
+        while self._last is not None:
+            self._acknowledged.clear()
+            self._publisher.wake(self)
+            await self._acknowledged.wait()
+            if not self.is_cancel_requested:
+                self.check_stopped()
+        return "ok"
+
+    # -- the flusher's side ---------------------------------------------------------------------
+
+    def take(self) -> Append:
+        """Return what to send now: the last flush again if it got no answer, else what gathered."""
+        if self._in_flight is None:
+            entries = [self._number(entry) for entry in self._take_text()]
+            fields: list[str] = []
+            release = False
+            if self._last is not None and not self._pending:
+                last_entries, fields = self._last
+                entries += [self._number(entry) for entry in last_entries]
+                release = True
+            self._in_flight = Append(
+                task_id=self.task_id,
+                attempt=self.attempt,
+                entries=entries,
+                fields=fields,
+                release=release,
+            )
+        return self._in_flight
+
+    def settle(self, answer: str) -> None:
+        """Take the store's answer to the flush in flight."""
+        if self._in_flight is not None and self._in_flight.release:
+            self._last = None
+        self._in_flight = None
+        self.last_flush = time.monotonic()
+        if answer != "ok":
+            self.stop(answer)
+        self._acknowledged.set()
+
+    def stop(self, reason: str) -> None:
+        """Tell whoever writes that the attempt must end."""
+        if not self.stopped.done():
+            self.stopped.set_result(reason)
+        self._acknowledged.set()
+
+    @property
+    def is_cancel_requested(self) -> bool:
+        """Whether somebody asked for a cancel."""
+        return self.stopped.done() and self.stopped.result() == CANCEL
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether something waits for the flusher."""
+        return bool(self._pending) or self._last is not None or self._in_flight is not None
+
+    def _take_text(self) -> list[list[str]]:
+        """Merge pending deltas into as few entries as their size limit allows; take one batch."""
+        if not self._pending:
+            return []
+        chunks: list[str] = []
+        size = 0
+        while self._pending and (not chunks or size + len(self._pending[0]) <= _MAX_ENTRY_CHARS):
+            chunks.append(self._pending.popleft())
+            size += len(chunks[-1])
+        self._pending_chars -= size
+        text = "".join(chunks)
+        if size <= _MAX_ENTRY_CHARS:
+            return [encode_entry("content", text, tokens=len(chunks))]
+        return [  # one delta larger than an entry: a model that answers in one piece
+            encode_entry("content", text[at : at + _MAX_ENTRY_CHARS])
+            for at in range(0, size, _MAX_ENTRY_CHARS)
+        ]
+
+    def _number(self, fields: list[str]) -> list[str]:
+        entry = [f"{self.attempt}-{self._seq}", *fields]
+        self._seq += 1
+        return entry
+
+    def check_stopped(self) -> None:
+        """Raise why the attempt must end, if it must."""
+        if not self.stopped.done():
+            return
+        reason = self.stopped.result()
+        if reason == _OUTAGE:
+            raise StoreError(f"Redis was away for more than {_OUTAGE_LIMIT_S:g} s.")
+        raise AttemptStopped(reason)
+
+
+class Publisher:
+    """The one flusher of a process; an async context manager.
+
+    Args:
+        store: Where the log is.
+        min_flush_interval_s: Least time between two round trips, >= 0; trades latency for cost.
+        heartbeat_s: A silent attempt renews its lease and looks for a cancel this often.
+    """
+
+    def __init__(self, store: Store, *, min_flush_interval_s: float, heartbeat_s: float) -> None:
+        self._store = store
+        self._min_flush_interval_s = min_flush_interval_s
+        self._heartbeat_s = heartbeat_s
+        self._writers: set[AttemptWriter] = set()
+        self._dirty: dict[AttemptWriter, None] = {}  # ordered: first come, first flushed
+        self._woken = asyncio.Event()
+        self._flusher: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._flusher = asyncio.create_task(self._flush_for_ever(), name="longtask-flusher")
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._flusher is not None  # noqa: S101 - entered before
+        self._flusher.cancel()
+        await asyncio.gather(self._flusher, return_exceptions=True)
+
+    def open_attempt(self, task_id: str, attempt: int) -> AttemptWriter:
+        """Return the writer of an attempt that holds its lease; `close_attempt` it at the end."""
+        writer = AttemptWriter(self, task_id, attempt)
+        self._writers.add(writer)
+        return writer
+
+    def close_attempt(self, writer: AttemptWriter) -> None:
+        """Forget a writer."""
+        self._writers.discard(writer)
+        self._dirty.pop(writer, None)
+
+    def wake(self, writer: AttemptWriter) -> None:
+        """Have a writer's pending part flushed as soon as the flush under way is back."""
+        self._dirty[writer] = None
+        self._woken.set()
+
+    async def _flush_for_ever(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._heartbeat_s / 2):
+                    await self._woken.wait()
+            except TimeoutError:
+                pass
+            self._woken.clear()
+            self._mark_silent_writers()
+            if self._dirty:
+                await self._flush()
+                await asyncio.sleep(self._min_flush_interval_s)
+
+    def _mark_silent_writers(self) -> None:
+        due = time.monotonic() - self._heartbeat_s
+        self._dirty |= dict.fromkeys(w for w in self._writers if w.last_flush < due)
+
+    async def _flush(self) -> None:
+        """Send one batch until it is answered; one at a time, since ids must arrive in order."""
+        writers = [writer for writer, _ in zip(self._dirty, range(_MAX_BATCH), strict=False)]
+        for writer in writers:
+            del self._dirty[writer]
+        batch = [writer.take() for writer in writers]
+        try:
+            answers = await self._send(batch)
+        except StoreError:
+            logger.exception("Redis stayed away; %d attempts end as retryable", len(writers))
+            for writer in writers:
+                writer.stop(_OUTAGE)
+            return
+        for writer, answer in zip(writers, answers, strict=True):
+            writer.settle(answer)
+            if writer.has_pending and writer in self._writers:
+                self.wake(writer)
+
+    async def _send(self, batch: list[Append]) -> list[str]:
+        give_up_at = time.monotonic() + _OUTAGE_LIMIT_S
+        delay_s = 0.05
+        while True:
+            try:
+                return await self._store.append(batch)
+            except StoreError as exc:
+                # The ids make sending it again safe, even when only the answer was lost.
+                if time.monotonic() + delay_s > give_up_at:
+                    raise
+                logger.warning("append failed, trying again in %.2f s: %s", delay_s, exc)
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, 2.0)
+
+
+def _status(status: str, *, error: str | None = None, code: str | None = None) -> list[str]:
+    return encode_entry("status", status, error=error, code=code)

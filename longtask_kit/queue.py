@@ -1,0 +1,146 @@
+"""QStash through its official SDK: publish, cancel, dead letters, and whose delivery this is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any, Self
+
+import httpx
+from qstash import AsyncQStash, Receiver
+from qstash.errors import (
+    DailyMessageLimitExceededError,
+    QStashError,
+    RateLimitExceededError,
+)
+from qstash.errors import SignatureError as ForeignSignatureError
+
+from longtask_kit.errors import ConfigError, QuotaError, SignatureError, SubmitError
+from longtask_kit.settings import SIGNING_NAMES, secret
+
+if TYPE_CHECKING:
+    from qstash.http import RetryConfig
+
+    from longtask_kit.settings import Settings
+
+# The SDK's default keeps a caller waiting for 32 s when nothing listens; the deduplication id
+# makes a publish safe to send again.
+_RETRY: RetryConfig = {"retries": 2, "backoff": lambda tried: 100 * 3**tried}
+_TIMEOUT_S = 30.0
+
+
+class Queue:
+    """The task queue. Open it with `Queue.open(settings)`, close it with `aclose()`."""
+
+    def __init__(self, client: AsyncQStash, settings: Settings) -> None:
+        self._client = client
+        self._settings = settings
+
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """Make a queue from settings; nothing is sent yet."""
+        settings.require("QSTASH_TOKEN", "LONGTASK_BASE_URL")
+        token = secret(settings.qstash_token)
+        return cls(AsyncQStash(token, retry=_RETRY, base_url=settings.qstash_url), settings)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.http._client.aclose()  # noqa: SLF001 - the SDK offers no close
+
+    async def publish(self, task_id: str, spec: dict[str, Any]) -> str:
+        """Hand a task to the queue, which will call the webhook.
+
+        Args:
+            task_id: The task; also the deduplication id, so that publishing twice runs once.
+            spec: What to run, as `TaskSpec.to_wire()` gives it.
+
+        Returns:
+            The queue's message id.
+
+        Raises:
+            QuotaError: A limit of the plan is reached.
+            SubmitError: The queue is unreachable or refused the message.
+        """
+        publishing = self._client.message.publish(
+            url=self._settings.webhook_url,
+            body=json.dumps({"taskId": task_id, **spec}, ensure_ascii=False),
+            content_type="application/json",
+            retries=self._settings.retries,
+            failure_callback=self._settings.failure_url,
+            deduplication_id=task_id,
+        )
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                answer = await publishing
+        except (RateLimitExceededError, DailyMessageLimitExceededError) as exc:
+            raise QuotaError(
+                f"QStash refused the message: {exc}. Wait, or raise the plan's limit.",
+                task_id=task_id,
+            ) from exc
+        except (QStashError, httpx.HTTPError, ValueError, TimeoutError) as exc:
+            raise SubmitError(
+                f"The task was not queued: QStash at {self._settings.qstash_url} answered "
+                f"{type(exc).__name__}: {str(exc)[:300]}. Check QSTASH_TOKEN and QSTASH_URL, "
+                "or run `longtask doctor`.",
+                task_id=task_id,
+            ) from exc
+        return str(answer.message_id)  # type: ignore[union-attr]  # a URL, not a group
+
+    async def cancel(self, message_id: str) -> bool:
+        """Take a message out of the queue.
+
+        Returns:
+            Whether it was still there; a task that is delivered all the same ends as cancelled.
+        """
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                await self._client.message.cancel(message_id)
+        except (QStashError, httpx.HTTPError, TimeoutError):
+            return False
+        return True
+
+    async def read_signing_keys(self) -> tuple[str, str]:
+        """Return the current and the next key the queue signs with; a check of the token, too.
+
+        Raises:
+            ConfigError: It does not, with the cause.
+        """
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                keys = await self._client.signing_key.get()
+        except (QStashError, httpx.HTTPError, ValueError, KeyError, TimeoutError) as exc:
+            raise ConfigError(
+                f"QStash at {self._settings.qstash_url}: {type(exc).__name__}: {str(exc)[:200]} "
+                "Check QSTASH_TOKEN and QSTASH_URL."
+            ) from exc
+        return keys.current, keys.next
+
+
+def verify_signature(*, signature: str, body: bytes, url: str, settings: Settings) -> None:
+    """Check that a delivery is from the queue, for this URL, with this body, and not too old.
+
+    Args:
+        signature: The `Upstash-Signature` header; empty when there was none.
+        body: The raw body.
+        url: The URL the queue was told to call; never taken from the request.
+        settings: Holds the current and the next signing key.
+
+    Raises:
+        SignatureError: It is not. The message does not quote the signature.
+    """
+    if not signature:
+        raise SignatureError("The Upstash-Signature header is missing.")
+    keys = [getattr(settings, name.lower()) for name in SIGNING_NAMES]
+    if not all(keys):
+        raise SignatureError("No signing keys are configured, so no delivery can be trusted.")
+    receiver = Receiver(*map(secret, keys))
+    try:
+        receiver.verify(signature=signature, body=body.decode(), url=url)
+    except UnicodeDecodeError as exc:
+        raise SignatureError("The body is not UTF-8.") from exc
+    except (ForeignSignatureError, KeyError, ValueError, AttributeError, TypeError) as exc:
+        # KeyError and AttributeError: the SDK reads claims that a forged token may lack.
+        raise SignatureError(
+            "The signature does not match: wrong key, other URL or body, or expired. "
+            f"LONGTASK_BASE_URL makes the expected URL {url}"
+        ) from exc

@@ -1,0 +1,256 @@
+"""Handlers: what an attempt runs. The OpenAI stream is one; any async generator is another.
+
+A handler takes a `TaskContext` and yields text deltas (`str`), at the end optionally an `Outcome`.
+It raises `RetryableError` when a later attempt may succeed, `NonRetryableError` when none can.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from longtask_kit.errors import NonRetryableError, RetryableError
+from longtask_kit.events import Usage
+from longtask_kit.settings import secret
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI, OpenAIError
+
+    from longtask_kit.settings import Settings
+    from longtask_kit.submit import TaskSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskContext:
+    """What a handler gets: the task, which attempt this is, and what to run."""
+
+    task_id: str
+    attempt: int
+    spec: TaskSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a handler may yield last: token counts and the reason the model stopped."""
+
+    usage: Usage | None = None
+    finish_reason: str | None = None
+
+
+Handler = Callable[[TaskContext], AsyncIterator[str | Outcome]]
+
+
+class OpenAIHandler:
+    """Streams chat completions from any OpenAI-compatible service.
+
+    The official client makes the request and maps the errors; the stream is read as bytes and
+    only what is needed is decoded, since the client's own chunk objects cost ~170 us each.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._client: AsyncOpenAI | None = None
+
+    async def __call__(self, context: TaskContext) -> AsyncIterator[str | Outcome]:
+        """Yield the deltas of one completion, then its `Outcome`.
+
+        Raises:
+            RetryableError: 429, 5xx, timeout, or the connection broke.
+            NonRetryableError: Bad key, bad request, unknown model, refused by a content filter.
+        """
+        from openai import OpenAIError
+
+        request = _build_request(context.spec, self._settings.model)
+        try:
+            async for item in self._stream(request, context):
+                yield item
+        except OpenAIError as exc:
+            raise map_model_error(exc, secret(self._settings.openai_api_key)) from exc
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            await self._client.close()
+
+    async def _stream(
+        self, request: dict[str, Any], context: TaskContext
+    ) -> AsyncIterator[str | Outcome]:
+        import httpx2
+        from openai import BadRequestError
+
+        client = self._open_client()
+        headers = {"X-Client-Request-Id": f"{context.task_id}/{context.attempt}"}
+        while True:
+            streaming = client.chat.completions.with_streaming_response.create(
+                **request, extra_headers=headers
+            )
+            try:
+                async with streaming as response:
+                    async for item in decode_stream(response.iter_bytes()):
+                        yield item
+            except BadRequestError as exc:
+                if not _adapt_request(request, exc.param):
+                    raise
+            except (
+                httpx2.HTTPError
+            ) as exc:  # openai maps request errors, not those of a byte stream
+                raise RetryableError(
+                    f"The model's connection broke mid-stream ({type(exc).__name__}).",
+                    code="model_connection",
+                ) from exc
+            else:
+                return
+
+    def _open_client(self) -> AsyncOpenAI:
+        if self._client is None:
+            import httpx2
+            from openai import AsyncOpenAI
+
+            self._settings.require("OPENAI_API_KEY")
+            self._client = AsyncOpenAI(
+                api_key=secret(self._settings.openai_api_key),
+                base_url=self._settings.openai_base_url,
+                max_retries=0,  # the queue retries; one attempt calls the model once
+                timeout=httpx2.Timeout(self._settings.model_timeout_s, connect=10.0),
+                # A pool's bound would make the 101st task wait for the first to end.
+                http_client=httpx2.AsyncClient(
+                    limits=httpx2.Limits(max_connections=None), follow_redirects=True
+                ),
+            )
+        return self._client
+
+
+def _build_request(spec: TaskSpec, default_model: str) -> dict[str, Any]:
+    messages = [{"role": "user", "content": spec.prompt}]
+    if spec.system is not None:
+        messages.insert(0, {"role": "system", "content": spec.system})
+    return {
+        "model": spec.model or default_model,
+        "messages": messages,
+        "max_tokens": spec.max_tokens,
+        "temperature": spec.temperature,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+def _adapt_request(request: dict[str, Any], refused: str | None) -> bool:
+    """Leave out or rename a parameter that a model refused; whether there is something to retry.
+
+    OpenAI's reasoning models take `max_completion_tokens` and no temperature; some compatible
+    servers know no `stream_options`.
+    """
+    if refused not in ("max_tokens", "temperature", "stream_options") or refused not in request:
+        return False
+    value = request.pop(refused)
+    if refused == "max_tokens":
+        request["max_completion_tokens"] = value
+    return True
+
+
+async def decode_stream(chunks: AsyncIterator[bytes]) -> AsyncIterator[str | Outcome]:
+    """Decode a chat completion's SSE bytes into text deltas and one `Outcome`.
+
+    Raises:
+        RetryableError: The stream ended early, or a chunk is malformed.
+    """
+    buffer = b""
+    usage: Usage | None = None
+    finish_reason: str | None = None
+    is_done = False
+    async for chunk in chunks:
+        lines = (buffer + chunk).split(b"\n")
+        buffer = lines.pop()
+        for line in lines:
+            if not line.startswith(b"data:"):
+                continue
+            data = line[5:].strip()
+            if data == b"[DONE]":
+                is_done = True
+                continue
+            text, reason, counted = _decode_chunk(data)
+            finish_reason, usage = reason or finish_reason, counted or usage
+            if text:
+                yield text
+    if not (is_done or finish_reason):
+        raise RetryableError(
+            "The model's stream ended before its answer did.", code="model_connection"
+        )
+    yield Outcome(usage=usage, finish_reason=finish_reason)
+
+
+def _decode_chunk(data: bytes) -> tuple[str, str | None, Usage | None]:
+    """Return text delta, finish reason and usage of one chunk."""
+    try:
+        chunk = json.loads(data)
+        if chunk.get("error"):
+            raise RetryableError(
+                f"The model failed mid-stream: {_error_text(chunk['error'])}", code="model_error"
+            )
+        choices = chunk.get("choices") or [{}]
+        text = (choices[0].get("delta") or {}).get("content") or ""
+        counted = chunk.get("usage")
+        usage = (
+            None if not counted else Usage(**{n: counted[n] for n in Usage.__dataclass_fields__})
+        )
+        return make_valid_text(text), choices[0].get("finish_reason"), usage
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise RetryableError(
+            "The model sent a chunk that is not a chat completion chunk.", code="model_protocol"
+        ) from exc
+
+
+def make_valid_text(text: str) -> str:
+    """Return text that can be encoded: half a surrogate pair becomes U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def map_model_error(exc: OpenAIError, key: str = "") -> RetryableError | NonRetryableError:
+    """Tell whether the queue should deliver again after this error of the model service.
+
+    Args:
+        exc: What the client raised.
+        key: The API key; some services quote it in their error, and it must not be stored.
+    """
+    from openai import APIStatusError, APITimeoutError
+
+    if isinstance(exc, APIStatusError):
+        code = exc.code or f"http_{exc.status_code}"
+        message = f"The model service answered {exc.status_code}: {_error_text(exc.body)}"
+        message = message.replace(key, "***") if key else message
+        if exc.status_code in (408, 409, 429) or exc.status_code >= 500:
+            # "insufficient_quota" is a 429 too, and waiting does not fill an account.
+            if code == "insufficient_quota":
+                return NonRetryableError(message, code=code)
+            retry_after_s = parse_retry_after(exc.response.headers.get("retry-after"))
+            return RetryableError(message, code=code, retry_after_s=retry_after_s)
+        return NonRetryableError(message, code=code)
+    if isinstance(exc, APITimeoutError):
+        return RetryableError("The model was silent for too long.", code="model_timeout")
+    return RetryableError(
+        f"The model service is not reachable ({type(exc).__name__}); check OPENAI_BASE_URL.",
+        code="model_connection",
+    )
+
+
+def parse_retry_after(value: str | None) -> float | None:
+    """Return seconds of a `Retry-After` header, or None for a date or nothing usable."""
+    try:
+        seconds = float(value or "")
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds <= 86_400 else None
+
+
+def _error_text(body: object) -> str:
+    """Return the readable part of an error body in OpenAI's shape."""
+    if isinstance(body, dict):
+        inner = body.get("error", body)
+        body = inner.get("message", inner) if isinstance(inner, dict) else inner
+    return str(body)[:500]

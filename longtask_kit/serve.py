@@ -1,0 +1,86 @@
+"""The webhook app in a thread of this process, for `kit.serve()`."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from longtask_kit.errors import ConfigError
+from longtask_kit.settings import Settings, is_loopback
+from longtask_kit.webhook import create_app
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from longtask_kit.run import Handler
+
+STOP_GRACE_S = 3  # open streams and attempts get this long to end; an attempt is then redelivered
+
+
+class ServedApp:
+    """A running webhook app; `stop()` it, or let the process end.
+
+    Attributes:
+        url: Where it listens.
+        settings: What it was made from; with a loopback base URL, that is `url`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        handlers: Mapping[str, Handler] | None,
+        *,
+        host: str,
+        port: int,
+    ) -> None:
+        listener = bind(host, port)
+        self.url = f"http://{host}:{listener.getsockname()[1]}"
+        if is_loopback(settings.base_url):
+            settings = settings.model_copy(update={"base_url": self.url})
+        self.settings = settings
+        config = uvicorn.Config(
+            create_app(settings, handlers=handlers),
+            log_level="warning",
+            ws="none",
+            timeout_graceful_shutdown=STOP_GRACE_S,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._server.serve(sockets=[listener])),
+            name="longtask-serve",
+            daemon=True,
+        )
+        self._thread.start()
+        while not self._server.started and self._thread.is_alive():
+            self._thread.join(0.005)
+
+    def __repr__(self) -> str:
+        return f"<ServedApp {self.url}>"
+
+    def stop(self) -> None:
+        """Stop listening; attempts under way are given back to the queue."""
+        self._server.should_exit = True
+        self._thread.join(STOP_GRACE_S + 5)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a listening socket.
+
+    Raises:
+        ConfigError: The port is in use, or the host is not one of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as exc:
+        listener.close()
+        raise ConfigError(
+            f"Can't listen on {host}:{port}: {exc.strerror}. Choose another port with --port."
+        ) from exc
+    return listener

@@ -1,0 +1,77 @@
+"""What a webhook app holds open: store, queue, event source, publisher, handlers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from longtask_kit.publish import Publisher
+from longtask_kit.queue import Queue
+from longtask_kit.run import OpenAIHandler
+from longtask_kit.store import Store
+from longtask_kit.subscribe import RedisSource
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from longtask_kit.run import Handler
+    from longtask_kit.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The services, open on one event loop."""
+
+    loop: asyncio.AbstractEventLoop
+    store: Store
+    queue: Queue
+    source: RedisSource
+    publisher: Publisher
+    handlers: Mapping[str, Handler]
+
+
+class Services:
+    """Opens on first use and closes with the app.
+
+    Some hosts (Vercel among them) run no lifespan, or every request on a loop of its own; what
+    belongs to another loop is opened anew.
+    """
+
+    def __init__(self, settings: Settings, handlers: Mapping[str, Handler]) -> None:
+        self.settings = settings
+        self._handlers = handlers
+        self._stack = contextlib.AsyncExitStack()
+        self._opened: Opened | None = None
+
+    async def open(self) -> Opened:
+        """Return the services, open on the running loop."""
+        loop = asyncio.get_running_loop()
+        if self._opened is None or self._opened.loop is not loop:
+            self._stack = contextlib.AsyncExitStack()  # a dead loop's connections died with it
+            self._opened = await self._open(loop)
+        return self._opened
+
+    async def aclose(self) -> None:
+        """Close what is open."""
+        self._opened = None
+        await self._stack.aclose()
+
+    async def _open(self, loop: asyncio.AbstractEventLoop) -> Opened:
+        settings, push = self.settings, self._stack.push_async_callback
+        store = Store.open(settings)
+        queue = Queue.open(settings)
+        source = RedisSource(store, settings)
+        openai_handler = OpenAIHandler(settings)
+        for opened in (store, queue, source, openai_handler):
+            push(opened.aclose)
+        publisher = await self._stack.enter_async_context(
+            Publisher(
+                store,
+                min_flush_interval_s=settings.flush_interval_s,
+                heartbeat_s=settings.heartbeat_s,
+            )
+        )
+        handlers: dict[str, Handler] = {"openai": openai_handler, **self._handlers}
+        return Opened(loop, store, queue, source, publisher, handlers)

@@ -1,0 +1,191 @@
+"""Everything that can be set, by environment variable or `.env`, and what is checked of it.
+
+The names of the hosted services are the services' own; the kit's own begin with `LONGTASK_`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from longtask_kit.errors import ConfigError
+
+WEBHOOK_PATH = "/api/qstash/webhook"
+FAILURE_PATH = "/api/qstash/failure"
+
+WHERE = {
+    "QSTASH_TOKEN": "console.upstash.com/qstash",
+    "QSTASH_CURRENT_SIGNING_KEY": "console.upstash.com/qstash, tab Signing Keys",
+    "QSTASH_NEXT_SIGNING_KEY": "console.upstash.com/qstash, tab Signing Keys",
+    "UPSTASH_REDIS_REST_URL": "console.upstash.com/redis, your database, REST API",
+    "UPSTASH_REDIS_REST_TOKEN": "console.upstash.com/redis, your database, REST API",
+    "OPENAI_API_KEY": "platform.openai.com/api-keys, or your OpenAI-compatible provider",
+    "LONGTASK_BASE_URL": "the public URL of your webhook app, e.g. https://app.example.com",
+}
+_LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+
+_Url = Annotated[str, Field(pattern=r"^https?://[^\s/]+")]
+
+
+class Settings(BaseSettings):
+    """The kit's settings, each from `Settings(name=…)`, the environment, or `.env`.
+
+    Empty variables count as not set. Secrets are `SecretStr`: they don't show in a repr.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        hide_input_in_errors=True,
+    )
+
+    qstash_token: SecretStr | None = None
+    qstash_url: _Url = "https://qstash.upstash.io"
+    qstash_current_signing_key: SecretStr | None = None
+    qstash_next_signing_key: SecretStr | None = None
+    upstash_redis_rest_url: _Url | None = None
+    upstash_redis_rest_token: SecretStr | None = None
+    openai_api_key: SecretStr | None = None
+    openai_base_url: _Url | None = None
+    base_url: _Url | None = Field(
+        None,
+        validation_alias=AliasChoices("LONGTASK_BASE_URL", "NEXT_PUBLIC_BASE_URL"),
+        description="Public URL below which the webhook app answers, with its mount prefix.",
+    )
+    api_key: SecretStr | None = Field(
+        None,
+        validation_alias="LONGTASK_API_KEY",
+        description="When set, every /api/tasks call needs `Authorization: Bearer <key>`.",
+    )
+    dev: bool = Field(False, validation_alias="LONGTASK_DEV", description="Development mode.")
+    model: str = Field(
+        "gpt-4o-mini", validation_alias="LONGTASK_MODEL", min_length=1, max_length=200
+    )
+    retries: int = Field(3, validation_alias="LONGTASK_RETRIES", ge=0, le=100)
+    ttl_s: int = Field(
+        7 * 86_400,
+        validation_alias="LONGTASK_TTL_S",
+        ge=60,
+        description="A task's record and log live this long after its last event.",
+    )
+    lease_s: float = Field(
+        15.0,
+        validation_alias="LONGTASK_LEASE_S",
+        ge=1,
+        description="A silent attempt counts as dead after this; another delivery may take over.",
+    )
+    model_timeout_s: float = Field(
+        120.0,
+        validation_alias="LONGTASK_MODEL_TIMEOUT_S",
+        gt=0,
+        description="Longest silence of the model before the attempt fails as retryable.",
+    )
+    min_flush_interval_s: float | None = Field(
+        None,
+        validation_alias="LONGTASK_MIN_FLUSH_INTERVAL_S",
+        ge=0,
+        le=10,
+        description="Least time between two writes; unset: 0 on a loopback Redis, 0.1 elsewhere.",
+    )
+
+    def __init__(self, **values: Any) -> None:  # noqa: ANN401 - pydantic-settings' own signature
+        try:
+            super().__init__(**values)
+        except ValidationError as exc:
+            raise ConfigError(_explain(exc)) from None  # its text could quote a secret
+
+    @field_validator("base_url", "qstash_url", "upstash_redis_rest_url", "openai_base_url")
+    @classmethod
+    def _strip_slash(cls, url: str | None) -> str | None:
+        # The queue signs the exact URL, and the SDKs join paths by concatenation.
+        return url.rstrip("/") if url else url
+
+    @property
+    def webhook_url(self) -> str:
+        """The URL that deliveries are sent to and signatures are checked against."""
+        return f"{self.base_url}{WEBHOOK_PATH}"
+
+    @property
+    def failure_url(self) -> str:
+        """The URL of the failure callback."""
+        return f"{self.base_url}{FAILURE_PATH}"
+
+    @property
+    def has_loopback_redis(self) -> bool:
+        """Whether Redis is on this machine, where a round trip costs nothing."""
+        return is_loopback(self.upstash_redis_rest_url)
+
+    @property
+    def flush_interval_s(self) -> float:
+        """Least time between two writes: hosted Redis bills by the command, loopback does not."""
+        if self.min_flush_interval_s is not None:
+            return self.min_flush_interval_s
+        return 0.0 if self.has_loopback_redis else 0.1
+
+    @property
+    def heartbeat_s(self) -> float:
+        """How often a silent attempt renews its lease and looks for a cancel."""
+        return min(self.lease_s / 3, 1.0 if self.has_loopback_redis else 5.0)
+
+    def require(self, *names: str) -> Self:
+        """Check that settings are there, by environment name.
+
+        Raises:
+            ConfigError: Some are missing; the message names each and where to get it.
+        """
+        missing = [name for name in names if not self._is_set(name)]
+        if missing:
+            rows = "\n".join(f"  {name}  ({WHERE.get(name, 'see README')})" for name in missing)
+            raise ConfigError(
+                f"Not set in the environment or .env:\n{rows}\n"
+                "Set them, or unset all Upstash variables to use the local stack; "
+                "`longtask doctor` checks every name."
+            )
+        return self
+
+    def _is_set(self, name: str) -> bool:
+        attribute = name.lower().removeprefix("longtask_")
+        return getattr(self, attribute) is not None
+
+
+CLIENT_NAMES = (
+    "QSTASH_TOKEN",
+    "UPSTASH_REDIS_REST_URL",
+    "UPSTASH_REDIS_REST_TOKEN",
+    "LONGTASK_BASE_URL",
+)
+"""What a notebook needs to submit and follow."""
+
+SIGNING_NAMES = ("QSTASH_CURRENT_SIGNING_KEY", "QSTASH_NEXT_SIGNING_KEY")
+"""What the webhook needs to know a delivery from a forgery."""
+
+SERVER_NAMES = (*CLIENT_NAMES, *SIGNING_NAMES, "OPENAI_API_KEY")
+"""What the webhook app needs."""
+
+
+def is_loopback(url: str | None) -> bool:
+    """Tell whether a URL's host is this machine's loopback interface."""
+    return url is not None and (urlsplit(url).hostname or "") in _LOOPBACK_HOSTS
+
+
+def secret(value: SecretStr | None) -> str:
+    """Return a secret's text; only for handing it to an SDK."""
+    return value.get_secret_value() if value is not None else ""
+
+
+def _explain(exc: ValidationError) -> str:
+    """Name each wrong setting by its environment name, without its value."""
+    rows = []
+    for error in exc.errors(include_input=False, include_url=False, include_context=False):
+        name = str(error["loc"][0]) if error["loc"] else "settings"
+        known = Settings.model_fields.get(name)
+        alias = known.validation_alias if known is not None else None
+        shown = alias if isinstance(alias, str) else name.upper()
+        rows.append(f"  {shown}: {error['msg']}")
+    return "Wrong settings in the environment or .env:\n" + "\n".join(rows)

@@ -1,0 +1,411 @@
+"""A task's record and log in Redis, through the official upstash-redis SDK.
+
+Every change of a task is one Lua script (`lua/`), so it is atomic and costs one round trip.
+All scripts can be sent again after a lost reply without doing anything twice, except `begin`,
+whose loss costs one lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, Self
+
+import httpx
+from upstash_redis.asyncio import Redis
+from upstash_redis.errors import UpstashError
+
+from longtask_kit.errors import StoreError
+from longtask_kit.events import (
+    Cursor,
+    EventType,
+    Status,
+    TaskEvent,
+    Usage,
+    decode_entry,
+    encode_entry,
+    from_ms,
+    to_ms,
+)
+from longtask_kit.keys import TASK_INDEX, channel_name, log_key, task_key
+from longtask_kit.settings import secret
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from longtask_kit.settings import Settings
+
+# What the SDK raises or trips over: transport, non-JSON bodies, odd shapes of an error answer.
+_FOREIGN = (httpx.HTTPError, UpstashError, ValueError, KeyError, TypeError, AttributeError)
+
+_PAGE = 1000  # log entries read in one command; the hosted service caps an answer's size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRecord:
+    """A task as its hash in Redis tells it; the text is in the log."""
+
+    task_id: str
+    status: Status
+    attempt: int
+    spec: dict[str, Any]
+    message_id: str | None
+    error: str | None
+    code: str | None
+    usage: Usage | None
+    created: datetime
+    updated: datetime
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the answer of `GET /api/tasks/{id}`; the prompt is cut to 200 characters."""
+        return {
+            "taskId": self.task_id,
+            "status": self.status,
+            "error": self.error,
+            "code": self.code,
+            "attempt": self.attempt,
+            "prompt": str(self.spec.get("prompt", ""))[:200],
+            "model": self.spec.get("model"),
+            "usage": self.usage.to_wire() if self.usage else None,
+            "messageId": self.message_id,
+            "createdAt": to_ms(self.created),
+            "updatedAt": to_ms(self.updated),
+        }
+
+    @classmethod
+    def from_wire(cls, wire: dict[str, Any]) -> Self:
+        """Read what `to_wire` wrote; `spec` then holds prompt and model only."""
+        return cls(
+            task_id=wire["taskId"],
+            status=wire["status"],
+            attempt=wire["attempt"],
+            spec={"prompt": wire["prompt"], "model": wire["model"]},
+            message_id=wire["messageId"],
+            error=wire["error"],
+            code=wire["code"],
+            usage=Usage.from_wire(wire["usage"]) if wire["usage"] else None,
+            created=from_ms(wire["createdAt"]),
+            updated=from_ms(wire["updatedAt"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The delivery holds the lease of attempt `attempt`; `spec` is what to run, as recorded."""
+
+    attempt: int
+    spec: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Another attempt holds the lease for `left_s` more seconds."""
+
+    left_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The task ended before, as `status`."""
+
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class CancelPending:
+    """A cancel was asked for, and the attempt that should have heeded it is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """No such task: never recorded, expired, or deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The task was ended by this call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Append:
+    """One attempt's part of a flush.
+
+    Attributes:
+        entries: `[id, field, value, …]` each, in order; none renews the lease only.
+        fields: Hash fields to set along with them, `[field, value, …]`.
+        release: Give the lease back: the attempt is over.
+    """
+
+    task_id: str
+    attempt: int
+    entries: Sequence[list[str]] = ()
+    fields: Sequence[str] = ()
+    release: bool = False
+
+
+class Store:
+    """Redis, seen as tasks. Open it with `Store.open(settings)`, close it with `aclose()`."""
+
+    def __init__(
+        self, redis: Redis, *, ttl_s: int, lease_s: float, timeout_s: float = 10.0
+    ) -> None:
+        self._redis = redis
+        self._ttl_s = ttl_s
+        self._lease_ms = round(lease_s * 1000)
+        self._timeout_s = timeout_s
+
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """Make a store from settings; nothing is sent yet."""
+        settings.require("UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN")
+        redis = Redis(
+            settings.upstash_redis_rest_url or "",
+            secret(settings.upstash_redis_rest_token),
+            rest_retries=0,  # whoever calls decides what is safe to send again, and when
+            allow_telemetry=False,
+        )
+        return cls(redis, ttl_s=settings.ttl_s, lease_s=settings.lease_s)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._redis.close()
+
+    # -- changes --------------------------------------------------------------------------------
+
+    async def create(self, task_id: str, spec: dict[str, Any]) -> None:
+        """Record a task as pending, and list it; recording it twice is recording it once.
+
+        Raises:
+            StoreError: Redis did not answer; the task may or may not be recorded.
+        """
+        fields = json.dumps(["spec", json.dumps(spec, ensure_ascii=False)], ensure_ascii=False)
+        now_ms = to_ms(datetime.now(UTC))
+        listing = [
+            ["ZADD", TASK_INDEX, now_ms, task_id],
+            ["ZREMRANGEBYSCORE", TASK_INDEX, "-inf", now_ms - self._ttl_s * 1000],
+            ["EXPIRE", TASK_INDEX, self._ttl_s],
+        ]
+        await self._run_scripts("create", [(task_id, [fields])], also=listing)
+
+    async def set_message_id(self, task_id: str, message_id: str) -> None:
+        """Note the queue's id of the task's message, so that it can be cancelled there."""
+        key = task_key(task_id)
+        await self._run([["HSET", key, "message_id", message_id], ["EXPIRE", key, self._ttl_s]])
+
+    async def begin(
+        self, task_id: str, *, delivery_id: str
+    ) -> Begun | Busy | Done | CancelPending | Gone:
+        """Lease the next attempt to a delivery."""
+        match await self._run_script("begin", task_id, [self._lease_ms, delivery_id]):
+            case ["begun", attempt, spec]:
+                return Begun(int(attempt), json.loads(spec))
+            case ["busy", left_ms]:
+                return Busy(int(left_ms) / 1000)
+            case ["done", status]:
+                return Done(status)
+            case ["cancel"]:
+                return CancelPending()
+            case ["gone"]:
+                return Gone()
+            case reply:
+                raise _odd_reply("begin", reply)
+
+    async def append(self, batch: Sequence[Append]) -> list[str]:
+        """Store and announce parts of several attempts in one round trip, one answer for each.
+
+        Returns:
+            In the order of `batch`: `ok`; `cancel` (stored, and a cancel was asked for);
+            `fenced` (a newer attempt took over) or `gone`: nothing was stored.
+
+        Raises:
+            StoreError: Redis did not answer; sending the same batch again is safe.
+        """
+        calls = [
+            (
+                part.task_id,
+                [
+                    part.attempt,
+                    0 if part.release else self._lease_ms,
+                    json.dumps(part.entries, ensure_ascii=False),
+                    json.dumps(part.fields, ensure_ascii=False),
+                ],
+            )
+            for part in batch
+        ]
+        replies = await self._run_scripts("append", calls)
+        return [str(reply[0]) for reply in replies]
+
+    async def settle(
+        self,
+        task_id: str,
+        status: Status,
+        *,
+        reason: str,
+        code: str = "",
+        ask_to_stop: bool = False,
+    ) -> Settled | Done | Busy | Gone:
+        """End a task that no attempt is running, as `cancelled` or `failed`.
+
+        Args:
+            task_id: The task.
+            status: How it ends.
+            reason: Data of its last event.
+            code: Short reason of a failure.
+            ask_to_stop: When an attempt is running, ask it to stop (the answer is `Busy`).
+        """
+        type_: EventType = "cancelled" if status == "cancelled" else "error"
+        entry = encode_entry(type_, reason, code=code or None)
+        fields = [] if status == "cancelled" else ["error", reason, "code", code]
+        args = [status, _dump(entry), _dump(["status", status, *fields]), int(ask_to_stop)]
+        match await self._run_script("settle", task_id, args):
+            case ["settled"]:
+                return Settled()
+            case ["done", ended]:
+                return Done(ended)
+            case ["busy", left_ms]:
+                return Busy(int(left_ms) / 1000)
+            case ["gone"]:
+                return Gone()
+            case reply:
+                raise _odd_reply("settle", reply)
+
+    async def delete(self, task_id: str) -> bool:
+        """Remove a task's record and log; an attempt under way stops at its next flush.
+
+        Returns:
+            Whether there was such a task.
+        """
+        replies = await self._run(
+            [["DEL", task_key(task_id), log_key(task_id)], ["ZREM", TASK_INDEX, task_id]]
+        )
+        return bool(replies[0])
+
+    # -- reads ----------------------------------------------------------------------------------
+
+    async def read_task(self, task_id: str) -> TaskRecord | None:
+        """Return a task's record, or None when it is unknown or expired."""
+        [reply] = await self._run([["HGETALL", task_key(task_id)]])
+        return _read_record(task_id, reply)
+
+    async def list_tasks(self, *, limit: int, status: Status | None = None) -> list[TaskRecord]:
+        """Return tasks, newest first, at most `limit`, only those with `status` if given."""
+        found: list[TaskRecord] = []
+        for start in range(0, 10_000, 100):
+            [ids] = await self._run([["ZREVRANGE", TASK_INDEX, start, start + 99]])
+            if ids:
+                replies = await self._run([["HGETALL", task_key(task_id)] for task_id in ids])
+                records = map(_read_record, ids, replies)
+                found += [r for r in records if r and status in (None, r.status)]
+            if len(ids) < 100 or len(found) >= limit:
+                break
+        return found[:limit]
+
+    async def read_log(self, task_id: str, *, after: Cursor) -> list[TaskEvent]:
+        """Return a task's events after a cursor, in order.
+
+        A terminal event that a later attempt superseded (its dead letter was retried by hand) is
+        left out, so that a terminal event is always the last.
+        """
+        events: list[TaskEvent] = []
+        while True:
+            last = events[-1].cursor if events else after
+            command = ["XRANGE", log_key(task_id), f"({last}", "+", "COUNT", _PAGE]
+            [page] = await self._run([command])
+            try:
+                events += [decode_entry([entry_id, *fields]) for entry_id, fields in page]
+            except ValueError as exc:
+                raise StoreError(f"The log of {task_id} holds a foreign entry: {exc}") from exc
+            if len(page) < _PAGE:
+                return [e for e in events[:-1] if not e.is_terminal] + events[-1:]
+
+    async def ping(self) -> None:
+        """Check that Redis answers.
+
+        Raises:
+            StoreError: It does not, with the cause.
+        """
+        await self._run([["PING"]])
+
+    # -- the wire -------------------------------------------------------------------------------
+
+    async def _run_script(self, name: str, task_id: str, args: list[Any]) -> list[Any]:
+        [reply] = await self._run_scripts(name, [(task_id, args)])
+        return reply
+
+    async def _run_scripts(
+        self, name: str, calls: list[tuple[str, list[Any]]], *, also: Sequence[list[Any]] = ()
+    ) -> list[list[Any]]:
+        """Run one script for several tasks, and other commands after it, in one round trip."""
+        source, sha = _load_script(name)
+        tails = [
+            [2, task_key(task_id), log_key(task_id), channel_name(task_id), self._ttl_s, *args]
+            for task_id, args in calls
+        ]
+        try:
+            return await self._run([["EVALSHA", sha, *tail] for tail in tails] + [*also])
+        except StoreError as exc:
+            if "NOSCRIPT" not in str(exc):
+                raise
+        # The server forgot its scripts (restart, failover). EVAL brings them back. Of several
+        # calls some may have run before the flush; a script that ran already changes nothing.
+        return await self._run([["EVAL", source, *tail] for tail in tails] + [*also])
+
+    async def _run(self, commands: list[list[Any]]) -> list[Any]:
+        pipeline = self._redis.pipeline()
+        for command in commands:
+            pipeline.execute(command)
+        try:
+            # The SDK has no timeout of its own: a hung request would hang the attempt for ever.
+            async with asyncio.timeout(self._timeout_s):
+                return await pipeline.exec()
+        except TimeoutError as exc:
+            raise StoreError(f"Redis did not answer within {self._timeout_s:g} s.") from exc
+        except UpstashError as exc:
+            raise StoreError(f"Redis refused a command: {exc}") from exc
+        except _FOREIGN as exc:
+            raise StoreError(
+                f"Redis is not reachable at UPSTASH_REDIS_REST_URL ({type(exc).__name__}: "
+                f"{str(exc)[:200]}); check the URL and token, or run `longtask doctor`."
+            ) from exc
+
+
+@cache
+def _load_script(name: str) -> tuple[str, str]:
+    folder = files("longtask_kit") / "lua"
+    source = (folder / "prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
+    return source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+
+def _read_record(task_id: str, reply: dict[str, str] | list[str]) -> TaskRecord | None:
+    if not reply:
+        return None
+    record = reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
+    if "spec" not in record:
+        return None  # written by somebody else, or half expired
+    usage = record.get("usage")
+    created_ms = int(record["created_ms"])
+    return TaskRecord(
+        task_id=task_id,
+        status=record["status"],  # type: ignore[arg-type]  # only our scripts write it
+        attempt=int(record["attempt"]),
+        spec=json.loads(record["spec"]),
+        message_id=record.get("message_id"),
+        error=record.get("error"),
+        code=record.get("code"),
+        usage=Usage.from_wire(json.loads(usage)) if usage else None,
+        created=from_ms(created_ms),
+        updated=from_ms(int(record.get("updated_ms", created_ms))),
+    )
+
+
+def _dump(value: list[str]) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _odd_reply(script: str, reply: list[Any]) -> StoreError:
+    return StoreError(f"The {script} script answered {reply!r}, which this version does not know.")

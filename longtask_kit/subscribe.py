@@ -1,0 +1,280 @@
+"""Follow a task: listen first, then read the log, merge by cursor, reconnect.
+
+Pub/sub is only the news that something was written; the log is the truth. News that is out of
+order, lost or too much at once therefore costs one reading of the log, never a token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Protocol
+
+import httpx
+from httpx_sse import SSEError, aconnect_sse
+
+from longtask_kit.errors import (
+    ConfigError,
+    StoreError,
+    StreamError,
+    StreamExpiredError,
+    StreamSilentError,
+)
+from longtask_kit.events import START, Cursor, TaskEvent, decode_entry, decode_frame
+from longtask_kit.keys import channel_name
+from longtask_kit.settings import Settings, secret
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from longtask_kit.store import Store
+
+_MAX_NEWS = 1000  # kept for a slow reader; more are dropped, and the log is read instead
+# Servers send a comment every 15 s; a connection that is silent for longer is half open.
+_TIMEOUT = httpx.Timeout(10.0, read=45.0, pool=None)
+_NO_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+
+
+class EventSource(Protocol):
+    """Where a task's events come from: Redis, or the HTTP API."""
+
+    def open(self, task_id: str, *, after: Cursor) -> AsyncIterator[TaskEvent]:
+        """Yield `connected`, then every event after the cursor, replayed and live.
+
+        Raises:
+            StreamError: The connection was lost; open again after the last cursor seen.
+            StreamExpiredError: No such task.
+        """
+        ...
+
+
+async def follow(
+    source: EventSource,
+    task_id: str,
+    *,
+    after: Cursor = START,
+    silence_limit_s: float = 60.0,
+) -> AsyncIterator[TaskEvent]:
+    """Yield a task's events in order, each exactly once, replayed or live.
+
+    Args:
+        source: Where they come from.
+        task_id: The task to follow.
+        after: Last cursor already seen; START replays everything.
+        silence_limit_s: Longest time without any connection, in seconds, > 0.
+
+    Yields:
+        Events with strictly increasing cursors; the last one is terminal.
+
+    Raises:
+        StreamExpiredError: Unknown task, or its log is gone; submit again.
+        StreamSilentError: No connection for `silence_limit_s`; attach again later.
+    """
+    cursor = after
+    heard_at = time.monotonic()
+    delay_s = 0.05
+    while True:
+        try:
+            async with contextlib.aclosing(source.open(task_id, after=cursor)) as events:  # type: ignore[type-var]
+                async for event in events:
+                    heard_at, delay_s = time.monotonic(), 0.05
+                    if event.cursor <= cursor:  # `connected`, or a replay from before the drop
+                        continue
+                    cursor = event.cursor
+                    yield event
+                    if event.is_terminal:
+                        return
+        except StreamExpiredError:
+            raise
+        except (StreamError, StoreError) as exc:
+            if time.monotonic() - heard_at > silence_limit_s:
+                raise StreamSilentError(
+                    f"Nothing heard of {task_id} for {silence_limit_s:g} s: {exc} "
+                    "The task may still run: attach again later.",
+                    task_id=task_id,
+                    cursor=str(cursor),
+                ) from exc
+        await asyncio.sleep(delay_s)
+        delay_s = min(delay_s * 2, 5.0)
+
+
+class RedisSource:
+    """Events from Redis itself: the log, and news over the REST API's SSE subscription."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._url = settings.upstash_redis_rest_url
+        self._token = secret(settings.upstash_redis_rest_token)
+        # After this long without news the log is read: a lost message delays, it never hangs.
+        self._idle_timeout_s = 2.0 if settings.has_loopback_redis else 20.0
+        self._client = httpx.AsyncClient(timeout=_TIMEOUT, limits=_NO_LIMITS)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def open(self, task_id: str, *, after: Cursor) -> AsyncIterator[TaskEvent]:
+        """See `EventSource.open`."""
+        async with self._subscribe(task_id) as news:
+            # Listen before read: what is written between the two is then in the news, the log,
+            # or both; the other way round it could be in neither.
+            yield _connected()
+            cursor = after
+            events = await self._read(task_id, after=cursor)
+            while True:
+                for event in events:
+                    cursor = event.cursor
+                    yield event
+                    if event.is_terminal:
+                        return
+                events = await self._next(task_id, news, cursor)
+
+    async def _next(
+        self, task_id: str, news: asyncio.Queue[TaskEvent | StreamError], cursor: Cursor
+    ) -> list[TaskEvent]:
+        """Return what comes after the cursor: the next news, or the log where news has a hole."""
+        try:
+            async with asyncio.timeout(self._idle_timeout_s):
+                while True:
+                    event = await news.get()
+                    if isinstance(event, StreamError):
+                        raise event
+                    if event.cursor > cursor:
+                        break
+        except TimeoutError:
+            return await self._read(task_id, after=cursor)
+        if is_next(cursor, event.cursor):
+            return [event]
+        return await self._read(task_id, after=cursor)
+
+    async def _read(self, task_id: str, *, after: Cursor) -> list[TaskEvent]:
+        events = await self._store.read_log(task_id, after=after)
+        if not events and await self._store.read_task(task_id) is None:
+            raise expired(task_id, cursor=after)
+        return events
+
+    @contextlib.asynccontextmanager
+    async def _subscribe(
+        self, task_id: str
+    ) -> AsyncIterator[asyncio.Queue[TaskEvent | StreamError]]:
+        """Yield the queue of news once the subscription is acknowledged."""
+        news: asyncio.Queue[TaskEvent | StreamError] = asyncio.Queue()
+        acknowledged = asyncio.Event()
+        listener = asyncio.create_task(self._listen(task_id, news, acknowledged))
+        waiting = asyncio.create_task(acknowledged.wait())
+        try:
+            await asyncio.wait({listener, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if not acknowledged.is_set():
+                listener.result()  # raises what kept it from being acknowledged
+            yield news
+        finally:
+            listener.cancel()
+            waiting.cancel()
+            await asyncio.gather(listener, waiting, return_exceptions=True)
+
+    async def _listen(
+        self,
+        task_id: str,
+        news: asyncio.Queue[TaskEvent | StreamError],
+        acknowledged: asyncio.Event,
+    ) -> None:
+        """Put news into the queue; at the end of the connection put the reason.
+
+        A task of its own, since a timeout around the connection's iterator would close it.
+        """
+        url = f"{self._url}/subscribe/{channel_name(task_id)}"
+        headers = {"Authorization": f"Bearer {self._token}"}
+        reason = "the server closed the subscription"
+        try:
+            async with aconnect_sse(self._client, "POST", url, headers=headers) as source:
+                await _check_answer(source.response, "UPSTASH_REDIS_REST_TOKEN")
+                async for frame in source.aiter_sse():
+                    kind, _, rest = frame.data.partition(",")
+                    if kind == "subscribe":
+                        acknowledged.set()
+                    elif kind == "message" and news.qsize() < _MAX_NEWS:
+                        news.put_nowait(_decode_news(rest.partition(",")[2]))
+        except (httpx.HTTPError, SSEError) as exc:
+            reason = f"UPSTASH_REDIS_REST_URL: {type(exc).__name__} {exc}"
+        lost = StreamError(f"The subscription was lost: {reason}.", task_id=task_id)
+        if not acknowledged.is_set():
+            raise lost
+        news.put_nowait(lost)
+
+
+class HttpSource:
+    """Events from a webhook app's own `GET /api/tasks/stream`, which replays by itself."""
+
+    def __init__(self, base_url: str, client: httpx.AsyncClient) -> None:
+        self._url = f"{base_url}/api/tasks/stream"
+        self._client = client
+
+    async def open(self, task_id: str, *, after: Cursor) -> AsyncIterator[TaskEvent]:
+        """See `EventSource.open`."""
+        headers = {} if after == START else {"Last-Event-ID": str(after)}
+        try:
+            async with aconnect_sse(
+                self._client,
+                "GET",
+                self._url,
+                params={"taskId": task_id},
+                headers=headers,
+                timeout=_TIMEOUT,
+            ) as source:
+                if source.response.status_code == 404:
+                    raise expired(task_id, cursor=after)
+                await _check_answer(source.response, "api_key")
+                async for frame in source.aiter_sse():
+                    yield decode_frame(frame.data, frame.id)
+        except (httpx.HTTPError, SSEError, ValueError) as exc:
+            raise StreamError(
+                f"The event stream was lost: {type(exc).__name__} {exc}",
+                task_id=task_id,
+                cursor=str(after),
+            ) from exc
+        raise StreamError(
+            f"The event stream was closed by {self._url}.", task_id=task_id, cursor=str(after)
+        )
+
+
+def is_next(seen: Cursor, cursor: Cursor) -> bool:
+    """Tell whether nothing can be missing between two cursors.
+
+    A hole in seq, and any change of attempt, may hide entries: then the log must be read.
+    """
+    return cursor.attempt == seen.attempt and cursor.seq == seen.seq + 1
+
+
+def expired(task_id: str, *, cursor: Cursor = START) -> StreamExpiredError:
+    """Return the error of a task that is not there."""
+    return StreamExpiredError(
+        f"No task {task_id[:80]!r}: expected an id that submit() returned, found nothing. It was "
+        "never submitted here, was deleted, or outlived LONGTASK_TTL_S; submit it again.",
+        task_id=task_id,
+        cursor=str(cursor),
+    )
+
+
+def _connected() -> TaskEvent:
+    return TaskEvent(type="connected", cursor=START, time=datetime.now(UTC))
+
+
+def _decode_news(payload: str) -> TaskEvent:
+    """Read a channel's message; anything foreign counts as a hole, so that the log is read."""
+    try:
+        return decode_entry(json.loads(payload))
+    except ValueError:
+        hole = Cursor(2**63, 0)
+        return TaskEvent(type="status", cursor=hole, time=datetime.now(UTC))
+
+
+async def _check_answer(response: httpx.Response, credential: str) -> None:
+    if response.status_code in (401, 403):
+        raise ConfigError(f"{response.url.host} refused the credential; check {credential}.")
+    if response.status_code != 200:
+        await response.aread()
+        response.raise_for_status()
+        raise httpx.HTTPError(f"answered {response.status_code}")

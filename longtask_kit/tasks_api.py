@@ -1,0 +1,167 @@
+"""`/api/tasks`: submit, status, stream, cancel, list, delete."""
+
+import hmac
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from longtask_kit.events import START, Cursor, Status, Transcript, to_wire
+from longtask_kit.http_edge import BadRequestError, StartRequest, TaskReference, TaskRoute
+from longtask_kit.keys import is_task_id
+from longtask_kit.services import Services
+from longtask_kit.settings import secret
+from longtask_kit.store import Store, TaskRecord
+from longtask_kit.submit import TaskSpec, cancel_task, submit_task
+from longtask_kit.subscribe import expired, follow
+
+_TaskIdQuery = Annotated[str, Query(alias="taskId", description="As `start` returned it.")]
+_CursorQuery = Annotated[
+    str, Query(alias="lastEventId", description="Continue after this event's `id:`.")
+]
+
+
+def create_tasks_router(services: Services) -> APIRouter:
+    """Return the router of `/api/tasks`."""
+    api = _TasksApi(services)
+    router = APIRouter(
+        prefix="/api/tasks",
+        tags=["tasks"],
+        route_class=TaskRoute,
+        dependencies=[Depends(api.check_api_key)],
+    )
+    router.post("/start", summary="Submit a task")(api.start)
+    router.get("/start", summary="Status of a task (query form)")(api.read_status_by_query)
+
+    @router.get(
+        "/stream", summary="Follow a task: replay, then live", response_class=EventSourceResponse
+    )
+    async def stream(
+        place: Annotated[tuple[str, Cursor], Depends(api.find_place)],
+    ) -> AsyncIterator[ServerSentEvent]:
+        """Server-Sent Events: every event after `Last-Event-ID`, replayed and live.
+
+        Each is `id: <attempt>-<seq>` and one line of JSON; the stream ends with `end`, `error` or
+        `cancelled`.
+        """
+        async for frame in api.frames(*place):
+            yield frame
+
+    router.post("/cancel", summary="Cancel a task")(api.cancel)
+    router.get("", summary="List tasks, newest first")(api.list_tasks)
+    router.get("/{task_id}", summary="Status of a task")(api.read_status)
+    router.delete("/{task_id}", summary="Delete a task's record and log")(api.delete)
+    return router
+
+
+class _TasksApi:
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def check_api_key(self, request: Request) -> None:
+        """Refuse a caller without the key, where one is set."""
+        key = self._services.settings.api_key
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if key is not None and not hmac.compare_digest(given.encode(), secret(key).encode()):
+            raise BadRequestError(
+                "This server needs an API key: send `Authorization: Bearer <LONGTASK_API_KEY>`.",
+                status_code=401,
+            )
+
+    async def start(self, body: StartRequest) -> dict[str, Any]:
+        """Queue a task; follow it with the `taskId` of the answer."""
+        opened = await self._services.open()
+        spec = TaskSpec.from_wire(body.model_dump(exclude_none=True))
+        task_id, message_id = await submit_task(spec, store=opened.store, queue=opened.queue)
+        return {
+            "success": True,
+            "taskId": task_id,
+            "messageId": message_id,
+            "message": "Task queued successfully",
+        }
+
+    async def read_status_by_query(self, task_id: _TaskIdQuery = "") -> dict[str, Any]:
+        """Return a task's record; 400 without an id, 404 for an unknown one."""
+        return (await find_record(task_id, await self._open_store())).to_wire()
+
+    async def read_status(self, task_id: str) -> dict[str, Any]:
+        """Return a task's record; 404 for an unknown id."""
+        return (await find_record(task_id, await self._open_store())).to_wire()
+
+    async def find_place(
+        self, request: Request, task_id: _TaskIdQuery = "", last_event_id: _CursorQuery = ""
+    ) -> tuple[str, Cursor]:
+        """Return which task to stream and after which cursor, before a stream begins."""
+        record = await find_record(task_id, await self._open_store())
+        cursor = request.headers.get("last-event-id") or last_event_id
+        try:
+            return record.task_id, Cursor.parse(cursor) if cursor else START
+        except ValueError as exc:
+            raise BadRequestError(f'"lastEventId": {exc}') from exc
+
+    async def frames(self, task_id: str, after: Cursor) -> AsyncIterator[ServerSentEvent]:
+        """Yield a task's frames, `connected` first; `end` carries the whole text."""
+        opened = await self._services.open()
+        now_ms = round(time.time() * 1000)
+        yield ServerSentEvent(data={"type": "connected", "taskId": task_id, "timestamp": now_ms})
+        transcript = Transcript()
+        async for event in follow(opened.source, task_id, after=after):
+            transcript.apply(event)
+            wire = to_wire(task_id, event)
+            if event.type == "end":
+                if after != START:  # this reader's replay did not begin at the beginning
+                    transcript = await _read_transcript(task_id, opened.store)
+                wire["data"] = transcript.text
+            body = json.dumps(wire, ensure_ascii=False, separators=(",", ":"))
+            yield ServerSentEvent(raw_data=body, id=str(event.cursor))
+
+    async def cancel(self, body: TaskReference) -> dict[str, Any]:
+        """Cancel at once what waits; ask what runs to stop (status `running` until it has)."""
+        opened = await self._services.open()
+        record = await find_record(body.taskId, opened.store)
+        status = await cancel_task(record.task_id, store=opened.store, queue=opened.queue)
+        return {"taskId": record.task_id, "status": status}
+
+    async def list_tasks(
+        self,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        status: Status | None = None,
+    ) -> dict[str, Any]:
+        """Return the newest tasks."""
+        records = await (await self._open_store()).list_tasks(limit=limit, status=status)
+        return {"tasks": [record.to_wire() for record in records]}
+
+    async def delete(self, task_id: str) -> dict[str, Any]:
+        """Forget a task; an attempt under way stops at its next flush."""
+        store = await self._open_store()
+        record = await find_record(task_id, store)
+        await store.delete(record.task_id)
+        return {"taskId": record.task_id, "deleted": True}
+
+    async def _open_store(self) -> Store:
+        return (await self._services.open()).store
+
+
+async def find_record(task_id: str, store: Store) -> TaskRecord:
+    """Return a task's record.
+
+    Raises:
+        BadRequestError: No id was given.
+        StreamExpiredError: It is unknown.
+    """
+    if not task_id:
+        raise BadRequestError('"taskId" is missing: expected an id like task_….')
+    record = await store.read_task(task_id) if is_task_id(task_id) else None
+    if record is None:
+        raise expired(task_id)
+    return record
+
+
+async def _read_transcript(task_id: str, store: Store) -> Transcript:
+    transcript = Transcript()
+    for event in await store.read_log(task_id, after=START):
+        transcript.apply(event)
+    return transcript
