@@ -16,7 +16,8 @@ from longtask_kit.errors import (
     StoreError,
     SubmitError,
 )
-from longtask_kit.publish import CANCEL, AttemptStopped, AttemptWriter, Publisher
+from longtask_kit.events import make_valid_text
+from longtask_kit.publish import AttemptStopped, AttemptWriter, Publisher
 from longtask_kit.run import Handler, Outcome, TaskContext
 from longtask_kit.store import Begun, Busy, CancelPending, Done, Gone, Store
 from longtask_kit.submit import TaskSpec
@@ -115,8 +116,18 @@ def ending_for(exc: BaseException) -> Ending:
         case asyncio.CancelledError():
             return Ending(kind="retry", message="The server was shut down.", code="shutdown")
         case _:
-            message = f"The handler raised {type(exc).__name__}: {str(exc)[:500]}"
+            message = make_valid_text(f"The handler raised {type(exc).__name__}: {str(exc)[:500]}")
             return Ending(kind="retry", message=message, code="handler_error")
+
+
+def _ending_for_stop(stop: AttemptStopped) -> Ending:
+    match stop.reason:
+        case "cancel":
+            return Ending(kind="cancel")
+        case "shutdown":
+            return ending_for(asyncio.CancelledError())
+        case _:
+            raise stop
 
 
 def answer_for(task_id: str, ending: Ending) -> Answer:
@@ -130,8 +141,9 @@ def answer_for(task_id: str, ending: Ending) -> Answer:
             return refuse(ending.message, task_id)
         case "retry":
             headers = {}
-            if ending.retry_after_s is not None:
-                headers["Retry-After"] = f"{ending.retry_after_s:g}"
+            wait_s = ending.retry_after_s
+            if wait_s is not None and math.isfinite(wait_s) and wait_s >= 0:
+                headers["Retry-After"] = str(math.ceil(wait_s))
             return Answer(500, {"taskId": task_id, "error": ending.message}, headers)
 
 
@@ -174,17 +186,16 @@ async def _run_handler(
     """Run the handler into the writer; whatever it raises becomes an ending."""
     try:
         task = TaskSpec.from_wire(spec)
+    except SubmitError as exc:
+        return Ending(kind="fail", message=str(exc), code="bad_request")
+    try:
         handler = _pick_handler(task.handler, handlers)
         context = TaskContext(task_id=writer.task_id, attempt=writer.attempt, spec=task)
         outcome = await _pump_until_stopped(handler(context), writer)
     except AttemptStopped as stop:
-        if stop.reason != CANCEL:
-            raise
-        return Ending(kind="cancel")
+        return _ending_for_stop(stop)
     except StoreError:
         raise
-    except SubmitError as exc:
-        return Ending(kind="fail", message=str(exc), code="bad_request")
     except Exception as exc:
         ending = ending_for(exc)
         if ending.code == "handler_error":

@@ -19,6 +19,7 @@ from rich.text import Text
 from longtask_kit.errors import LongTaskError
 from longtask_kit.terminal import (
     STATUS_STYLES,
+    escape_controls,
     make_printable,
     print_json_events,
     print_stream,
@@ -111,7 +112,7 @@ def list_tasks(
         records = kit.ask(lambda backend: backend.list_tasks(limit=limit, status=None))
     if as_json:
         for record in records:
-            sys.stdout.write(json.dumps(record.to_wire(), ensure_ascii=False) + "\n")
+            sys.stdout.write(_to_json(record.to_wire()) + "\n")
         return
     table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
     for column, width in (("task", 27), ("status", 9), ("age", 6), ("attempt", 7)):
@@ -137,7 +138,7 @@ def status(
     with _connect(quiet=True) as kit:
         wire = kit.ask(lambda backend: backend.read_task(task_id)).to_wire()
     if as_json:
-        sys.stdout.write(json.dumps(wire, ensure_ascii=False) + "\n")
+        sys.stdout.write(_to_json(wire) + "\n")
         return
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in wire.items():
@@ -176,6 +177,10 @@ def _show(task: Task, *, as_json: bool) -> None:
     if state.status != "completed":
         reason = f": {state.error}" if state.error else ""
         _leave(f"{task.id} {state.status}{reason}", code=1)
+
+
+def _to_json(wire: dict[str, object]) -> str:
+    return escape_controls(json.dumps(wire, ensure_ascii=False))
 
 
 def _age(record: TaskRecord) -> str:
@@ -334,3 +339,7 @@ def doctor() -> None:
     console.print(f"{failed} of {len(findings)} fail" if failed else "everything answers")
     if failed:
         raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -24,9 +24,15 @@ that called them and are the `__cause__` of one of these.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class LongTaskError(Exception):
     """Base of every error of the kit; `str()` says what was expected, found, and what to do."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by message and facts, since most constructors want keywords."""
+        return _rebuild, (type(self), str(self), dict(self.__dict__))
 
 
 class ConfigError(LongTaskError):
@@ -160,3 +166,21 @@ class NonRetryableError(LongTaskError):
 
 class LocalStackError(LongTaskError):
     """The embedded stack could not start, or died; the message says the cure."""
+
+
+def describe_foreign(exc: BaseException) -> str:
+    """Return a foreign exception's type and text, where the text is safe to show.
+
+    httpx quotes the whole header value, token and all, when a header is not valid.
+    """
+    name = type(exc).__name__
+    if name == "LocalProtocolError":
+        return f"{name}: a token or URL holds a character that HTTP does not allow"
+    return f"{name}: {str(exc)[:200]}" if str(exc) else name
+
+
+def _rebuild(kind: type[LongTaskError], message: str, facts: dict[str, Any]) -> LongTaskError:
+    error = kind.__new__(kind, message)
+    error.args = (message,)
+    error.__dict__.update(facts)
+    return error

@@ -72,11 +72,14 @@ class Usage:
     @classmethod
     def from_wire(cls, wire: dict[str, Any]) -> Usage:
         """Read what `to_wire` wrote."""
-        return cls(
-            prompt_tokens=int(wire["promptTokens"]),
-            completion_tokens=int(wire["completionTokens"]),
-            total_tokens=int(wire["totalTokens"]),
-        )
+        try:
+            return cls(
+                prompt_tokens=int(wire["promptTokens"]),
+                completion_tokens=int(wire["completionTokens"]),
+                total_tokens=int(wire["totalTokens"]),
+            )
+        except (TypeError, KeyError, OverflowError) as exc:
+            raise ValueError(f"expected token counts, got {str(wire)[:80]}") from exc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +116,15 @@ class TaskEvent:
         return self.type in TERMINAL_TYPES
 
 
+def make_valid_text(text: str) -> str:
+    """Return text that can be encoded: half a surrogate pair becomes U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
 # -- the log entry ------------------------------------------------------------------------------
 
 # Field names are one letter, and `content` leaves its type out: an entry is stored for every flush.
@@ -131,6 +143,7 @@ def encode_entry(
     error: str | None = None,
 ) -> list[str]:
     """Return an entry's fields, without its id and time, which the append script adds."""
+    data = make_valid_text(data)
     fields = [] if type_ == "content" else [_TYPE, type_]
     fields += [_DATA, data]
     if tokens != 1:
@@ -139,7 +152,7 @@ def encode_entry(
         fields += [_USAGE, json.dumps(usage.to_wire(), separators=(",", ":"))]
     for name, value in ((_FINISH, finish_reason), (_CODE, code), (_ERROR, error)):
         if value is not None:
-            fields += [name, value]
+            fields += [name, make_valid_text(value)]
     return fields
 
 
@@ -149,7 +162,11 @@ def decode_entry(entry: list[str]) -> TaskEvent:
     Raises:
         ValueError: The list is not an entry of ours.
     """
-    if len(entry) % 2 == 0 or not all(isinstance(part, str) for part in entry):
+    if (
+        not isinstance(entry, list)
+        or len(entry) % 2 == 0
+        or not all(isinstance(part, str) for part in entry)
+    ):
         raise ValueError(f"expected a log entry [id, field, value, …], got {str(entry)[:80]}")
     cursor = Cursor.parse(entry[0])
     fields = dict(zip(entry[1::2], entry[2::2], strict=True))
@@ -216,7 +233,7 @@ def decode_frame(data: str, cursor: str) -> TaskEvent:
             code=wire.get("code"),
             error=wire.get("error"),
         )
-    except (TypeError, KeyError, AttributeError) as exc:
+    except (TypeError, KeyError, AttributeError, OverflowError) as exc:
         raise ValueError(f"expected a task event as JSON, got {data[:80]!r}") from exc
 
 
@@ -227,7 +244,10 @@ def to_ms(time: datetime) -> int:
 
 def from_ms(milliseconds: int) -> datetime:
     """Read a wire timestamp."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (OverflowError, OSError) as exc:
+        raise ValueError(f"expected unix milliseconds, got {str(milliseconds)[:20]}") from exc
 
 
 # -- the fold -----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ nothing, a fast one batches by itself.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
@@ -15,7 +16,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Self
 
 from longtask_kit.errors import StoreError
-from longtask_kit.events import Usage, encode_entry
+from longtask_kit.events import Usage, encode_entry, make_valid_text
 from longtask_kit.store import Append
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ _OUTAGE_LIMIT_S = 30.0  # Redis away for longer ends the attempt as retryable
 _MAX_HOG_S = 0.005  # a generator over buffered chunks never yields by itself
 
 CANCEL = "cancel"  # the store's answer when somebody asked for a cancel
+SHUTDOWN = "shutdown"  # our own word when the app closes
 _OUTAGE = "outage"  # our own word for a Redis that stays away
+_SHUTDOWN_GRACE_S = 3.0
 
 
 class AttemptStopped(Exception):  # noqa: N818 - a signal between two modules, not an error
@@ -92,11 +95,13 @@ class AttemptWriter:
 
     async def retry(self, message: str, *, code: str) -> str:
         """Mark the task retrying, and give the lease back for the next delivery."""
+        message = make_valid_text(message)
         fields = ["status", "retrying", "error", message, "code", code]
         return await self._finish([_status("retrying", error=message, code=code)], fields)
 
     async def fail(self, message: str, *, code: str) -> str:
         """Mark the task failed."""
+        message = make_valid_text(message)
         fields = ["status", "failed", "error", message, "code", code]
         return await self._finish(
             [_status("failed"), encode_entry("error", message, code=code)], fields
@@ -113,7 +118,7 @@ class AttemptWriter:
             self._acknowledged.clear()
             self._publisher.wake(self)
             await self._acknowledged.wait()
-            if not self.is_cancel_requested:
+            if self.stopped.done() and self.stopped.result() not in (CANCEL, SHUTDOWN):
                 self.check_stopped()
         return "ok"
 
@@ -213,6 +218,8 @@ class Publisher:
         self._writers: set[AttemptWriter] = set()
         self._dirty: dict[AttemptWriter, None] = {}  # ordered: first come, first flushed
         self._woken = asyncio.Event()
+        self._all_closed = asyncio.Event()
+        self._all_closed.set()
         self._flusher: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -226,6 +233,12 @@ class Publisher:
         traceback: TracebackType | None,
     ) -> None:
         assert self._flusher is not None  # noqa: S101 - entered before
+        # Attempts under way give their lease back, so that the redelivery finds it free at once.
+        for writer in self._writers:
+            writer.stop(SHUTDOWN)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SHUTDOWN_GRACE_S):
+                await self._all_closed.wait()
         self._flusher.cancel()
         await asyncio.gather(self._flusher, return_exceptions=True)
 
@@ -233,12 +246,15 @@ class Publisher:
         """Return the writer of an attempt that holds its lease; `close_attempt` it at the end."""
         writer = AttemptWriter(self, task_id, attempt)
         self._writers.add(writer)
+        self._all_closed.clear()
         return writer
 
     def close_attempt(self, writer: AttemptWriter) -> None:
         """Forget a writer."""
         self._writers.discard(writer)
         self._dirty.pop(writer, None)
+        if not self._writers:
+            self._all_closed.set()
 
     def wake(self, writer: AttemptWriter) -> None:
         """Have a writer's pending part flushed as soon as the flush under way is back."""

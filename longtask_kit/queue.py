@@ -15,7 +15,13 @@ from qstash.errors import (
 )
 from qstash.errors import SignatureError as ForeignSignatureError
 
-from longtask_kit.errors import ConfigError, QuotaError, SignatureError, SubmitError
+from longtask_kit.errors import (
+    ConfigError,
+    QuotaError,
+    SignatureError,
+    SubmitError,
+    describe_foreign,
+)
 from longtask_kit.settings import SIGNING_NAMES, secret
 
 if TYPE_CHECKING:
@@ -80,7 +86,7 @@ class Queue:
         except (QStashError, httpx.HTTPError, ValueError, TimeoutError) as exc:
             raise SubmitError(
                 f"The task was not queued: QStash at {self._settings.qstash_url} answered "
-                f"{type(exc).__name__}: {str(exc)[:300]}. Check QSTASH_TOKEN and QSTASH_URL, "
+                f"{describe_foreign(exc)}. Check QSTASH_TOKEN and QSTASH_URL, "
                 "or run `longtask doctor`.",
                 task_id=task_id,
             ) from exc
@@ -110,7 +116,7 @@ class Queue:
                 keys = await self._client.signing_key.get()
         except (QStashError, httpx.HTTPError, ValueError, KeyError, TimeoutError) as exc:
             raise ConfigError(
-                f"QStash at {self._settings.qstash_url}: {type(exc).__name__}: {str(exc)[:200]} "
+                f"QStash at {self._settings.qstash_url}: {describe_foreign(exc)}. "
                 "Check QSTASH_TOKEN and QSTASH_URL."
             ) from exc
         return keys.current, keys.next

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from longtask_kit.errors import NonRetryableError, RetryableError
-from longtask_kit.events import Usage
+from longtask_kit.events import Usage, make_valid_text
 from longtask_kit.settings import secret
 
 if TYPE_CHECKING:
@@ -156,29 +156,35 @@ async def decode_stream(chunks: AsyncIterator[bytes]) -> AsyncIterator[str | Out
     Raises:
         RetryableError: The stream ended early, or a chunk is malformed.
     """
-    buffer = b""
     usage: Usage | None = None
     finish_reason: str | None = None
     is_done = False
-    async for chunk in chunks:
-        lines = (buffer + chunk).split(b"\n")
-        buffer = lines.pop()
-        for line in lines:
-            if not line.startswith(b"data:"):
-                continue
-            data = line[5:].strip()
-            if data == b"[DONE]":
-                is_done = True
-                continue
-            text, reason, counted = _decode_chunk(data)
-            finish_reason, usage = reason or finish_reason, counted or usage
-            if text:
-                yield text
+    async for data in _split_data_lines(chunks):
+        if data == b"[DONE]":
+            is_done = True
+            continue
+        text, reason, counted = _decode_chunk(data)
+        finish_reason, usage = reason or finish_reason, counted or usage
+        if text:
+            yield text
     if not (is_done or finish_reason):
         raise RetryableError(
             "The model's stream ended before its answer did.", code="model_connection"
         )
     yield Outcome(usage=usage, finish_reason=finish_reason)
+
+
+async def _split_data_lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield the payload of each `data:` line; an unfinished one counts only if it says `[DONE]`."""
+    buffer = b""
+    async for chunk in chunks:
+        lines = (buffer + chunk).split(b"\n")
+        buffer = lines.pop()
+        for line in lines:
+            if line.startswith(b"data:") and (data := line[5:].strip()):
+                yield data
+    if buffer.removeprefix(b"data:").strip() == b"[DONE]":
+        yield b"[DONE]"
 
 
 def _decode_chunk(data: bytes) -> tuple[str, str | None, Usage | None]:
@@ -191,24 +197,24 @@ def _decode_chunk(data: bytes) -> tuple[str, str | None, Usage | None]:
             )
         choices = chunk.get("choices") or [{}]
         text = (choices[0].get("delta") or {}).get("content") or ""
-        counted = chunk.get("usage")
-        usage = (
-            None if not counted else Usage(**{n: counted[n] for n in Usage.__dataclass_fields__})
+        reason = choices[0].get("finish_reason")
+        return (
+            make_valid_text(text),
+            reason if isinstance(reason, str) else None,
+            _read_usage(chunk.get("usage")),
         )
-        return make_valid_text(text), choices[0].get("finish_reason"), usage
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise RetryableError(
             "The model sent a chunk that is not a chat completion chunk.", code="model_protocol"
         ) from exc
 
 
-def make_valid_text(text: str) -> str:
-    """Return text that can be encoded: half a surrogate pair becomes U+FFFD."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
+def _read_usage(counted: object) -> Usage | None:
+    """Return the counts if all are there; an odd usage must not cost the answer."""
+    names = tuple(Usage.__dataclass_fields__)
+    if not isinstance(counted, dict) or not all(type(counted.get(n)) is int for n in names):
+        return None
+    return Usage(**{n: counted[n] for n in names})
 
 
 def map_model_error(exc: OpenAIError, key: str = "") -> RetryableError | NonRetryableError:
@@ -222,8 +228,7 @@ def map_model_error(exc: OpenAIError, key: str = "") -> RetryableError | NonRetr
 
     if isinstance(exc, APIStatusError):
         code = exc.code or f"http_{exc.status_code}"
-        message = f"The model service answered {exc.status_code}: {_error_text(exc.body)}"
-        message = message.replace(key, "***") if key else message
+        message = f"The model service answered {exc.status_code}: {_error_text(exc.body, key)}"
         if exc.status_code in (408, 409, 429) or exc.status_code >= 500:
             # "insufficient_quota" is a 429 too, and waiting does not fill an account.
             if code == "insufficient_quota":
@@ -248,9 +253,12 @@ def parse_retry_after(value: str | None) -> float | None:
     return seconds if 0 <= seconds <= 86_400 else None
 
 
-def _error_text(body: object) -> str:
+def _error_text(body: object, key: str = "") -> str:
     """Return the readable part of an error body in OpenAI's shape."""
+    if body is None:
+        return "no explanation"
     if isinstance(body, dict):
         inner = body.get("error", body)
         body = inner.get("message", inner) if isinstance(inner, dict) else inner
-    return str(body)[:500]
+    text = make_valid_text(str(body))
+    return (text.replace(key, "***") if key else text)[:500]  # redact first: a cut key still leaks

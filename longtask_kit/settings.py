@@ -27,7 +27,7 @@ WHERE = {
 }
 _LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
-_Url = Annotated[str, Field(pattern=r"^https?://[^\s/]+")]
+_Url = Annotated[str, Field(pattern=r"^https?://[^\s/]+[^\s]*$")]
 
 
 class Settings(BaseSettings):
@@ -41,6 +41,7 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
+        str_strip_whitespace=True,
         populate_by_name=True,
         hide_input_in_errors=True,
     )
@@ -72,12 +73,14 @@ class Settings(BaseSettings):
         7 * 86_400,
         validation_alias="LONGTASK_TTL_S",
         ge=60,
+        le=10 * 365 * 86_400,
         description="A task's record and log live this long after its last event.",
     )
     lease_s: float = Field(
         15.0,
         validation_alias="LONGTASK_LEASE_S",
         ge=1,
+        le=3600,
         description="A silent attempt counts as dead after this; another delivery may take over.",
     )
     model_timeout_s: float = Field(
@@ -97,13 +100,31 @@ class Settings(BaseSettings):
     def __init__(self, **values: Any) -> None:  # noqa: ANN401 - pydantic-settings' own signature
         try:
             super().__init__(**values)
+        except UnicodeDecodeError as exc:
+            raise ConfigError(
+                f"The .env file is not UTF-8 ({exc.reason}); save it as UTF-8."
+            ) from None
         except ValidationError as exc:
             raise ConfigError(_explain(exc)) from None  # its text could quote a secret
+
+    @field_validator(
+        "qstash_token",
+        "qstash_current_signing_key",
+        "qstash_next_signing_key",
+        "upstash_redis_rest_token",
+        "openai_api_key",
+        "api_key",
+    )
+    @classmethod
+    def _strip_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        return SecretStr(value.get_secret_value().strip()) if value else value
 
     @field_validator("base_url", "qstash_url", "upstash_redis_rest_url", "openai_base_url")
     @classmethod
     def _strip_slash(cls, url: str | None) -> str | None:
         # The queue signs the exact URL, and the SDKs join paths by concatenation.
+        if url:
+            urlsplit(url)  # a ValueError here is a wrong setting
         return url.rstrip("/") if url else url
 
     @property
@@ -186,6 +207,8 @@ def _explain(exc: ValidationError) -> str:
         name = str(error["loc"][0]) if error["loc"] else "settings"
         known = Settings.model_fields.get(name)
         alias = known.validation_alias if known is not None else None
+        if isinstance(alias, AliasChoices):
+            alias = str(alias.choices[0])
         shown = alias if isinstance(alias, str) else name.upper()
         rows.append(f"  {shown}: {error['msg']}")
     return "Wrong settings in the environment or .env:\n" + "\n".join(rows)

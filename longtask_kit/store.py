@@ -20,7 +20,7 @@ import httpx
 from upstash_redis.asyncio import Redis
 from upstash_redis.errors import UpstashError
 
-from longtask_kit.errors import StoreError
+from longtask_kit.errors import StoreError, describe_foreign
 from longtask_kit.events import (
     Cursor,
     EventType,
@@ -30,6 +30,7 @@ from longtask_kit.events import (
     decode_entry,
     encode_entry,
     from_ms,
+    make_valid_text,
     to_ms,
 )
 from longtask_kit.keys import TASK_INDEX, channel_name, log_key, task_key
@@ -258,6 +259,7 @@ class Store:
             code: Short reason of a failure.
             ask_to_stop: When an attempt is running, ask it to stop (the answer is `Busy`).
         """
+        reason = make_valid_text(reason)
         type_: EventType = "cancelled" if status == "cancelled" else "error"
         entry = encode_entry(type_, reason, code=code or None)
         fields = [] if status == "cancelled" else ["error", reason, "code", code]
@@ -369,8 +371,8 @@ class Store:
             raise StoreError(f"Redis refused a command: {exc}") from exc
         except _FOREIGN as exc:
             raise StoreError(
-                f"Redis is not reachable at UPSTASH_REDIS_REST_URL ({type(exc).__name__}: "
-                f"{str(exc)[:200]}); check the URL and token, or run `longtask doctor`."
+                f"Redis is not reachable at UPSTASH_REDIS_REST_URL ({describe_foreign(exc)}); "
+                "check the URL and token, or run `longtask doctor`."
             ) from exc
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from longtask_kit.errors import StoreError, SubmitError
@@ -24,6 +25,7 @@ MAX_PROMPT_CHARS = 500_000
 MAX_TOKENS_RANGE = (1, 1_000_000)
 TEMPERATURE_RANGE = (0.0, 2.0)
 _MAX_METADATA_BYTES = 16_384
+_MAX_DEPTH = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +64,8 @@ class TaskSpec:
 
     def to_wire(self) -> dict[str, Any]:
         """Return the camelCase body of `POST /api/tasks/start`, without what is not set."""
-        wire = {_TO_WIRE.get(name, name): value for name, value in asdict(self).items()}
+        wire = {_TO_WIRE.get(n, n): getattr(self, n) for n in self.__dataclass_fields__}
+        wire["metadata"] = deepcopy(self.metadata)
         return {name: value for name, value in wire.items() if value is not None and value != {}}
 
     @classmethod
@@ -183,15 +186,36 @@ def _check_number(
     if isinstance(value, bool) or not isinstance(value, allowed):
         raise SubmitError(f'"{shown}" must be {kind}, got {type(value).__name__}.')
     if not least <= value <= most:
-        raise SubmitError(f'"{shown}" is {value}: expected {kind} from {least:,} to {most:,}.')
+        raise SubmitError(
+            f'"{shown}" is {_show(value)}: expected {kind} from {least:,} to {most:,}.'
+        )
 
 
 def _check_metadata(value: object) -> None:
     if not isinstance(value, dict):
         raise SubmitError(f'"metadata" must be a JSON object, got {type(value).__name__}.')
     try:
-        size = len(json.dumps(value, allow_nan=False).encode())
-    except (TypeError, ValueError) as exc:
+        # Not ASCII: half a surrogate pair is then a UnicodeEncodeError, which is a ValueError.
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        size = len(text.encode())
+        _check_depth(value)
+    except (TypeError, ValueError, RecursionError) as exc:
         raise SubmitError(f'"metadata" must be a JSON object: {exc}.') from exc
     if size > _MAX_METADATA_BYTES:
         raise SubmitError(f'"metadata" has {size:,} bytes: at most {_MAX_METADATA_BYTES:,}.')
+
+
+def _show(value: object) -> str:
+    try:
+        return f"{value}"
+    except ValueError:
+        return "too large a number"
+
+
+def _check_depth(value: object, left: int = _MAX_DEPTH) -> None:
+    if left == 0:
+        raise ValueError(f"nested deeper than {_MAX_DEPTH}")
+    if isinstance(value, dict):
+        value = [*value.values()]
+    for item in value if isinstance(value, list | tuple) else ():
+        _check_depth(item, left - 1)

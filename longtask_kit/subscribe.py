@@ -22,6 +22,7 @@ from longtask_kit.errors import (
     StreamError,
     StreamExpiredError,
     StreamSilentError,
+    describe_foreign,
 )
 from longtask_kit.events import START, Cursor, TaskEvent, decode_entry, decode_frame
 from longtask_kit.keys import channel_name
@@ -198,7 +199,7 @@ class RedisSource:
                     elif kind == "message" and news.qsize() < _MAX_NEWS:
                         news.put_nowait(_decode_news(rest.partition(",")[2]))
         except (httpx.HTTPError, SSEError) as exc:
-            reason = f"UPSTASH_REDIS_REST_URL: {type(exc).__name__} {exc}"
+            reason = f"UPSTASH_REDIS_REST_URL: {describe_foreign(exc)}"
         lost = StreamError(f"The subscription was lost: {reason}.", task_id=task_id)
         if not acknowledged.is_set():
             raise lost
@@ -231,7 +232,7 @@ class HttpSource:
                     yield decode_frame(frame.data, frame.id)
         except (httpx.HTTPError, SSEError, ValueError) as exc:
             raise StreamError(
-                f"The event stream was lost: {type(exc).__name__} {exc}",
+                f"The event stream was lost: {describe_foreign(exc)}",
                 task_id=task_id,
                 cursor=str(after),
             ) from exc

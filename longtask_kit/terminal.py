@@ -38,13 +38,18 @@ def make_printable(text: str) -> str:
     return _CONTROLS.sub("", text)
 
 
+def escape_controls(text: str) -> str:
+    """Return JSON text whose control characters are escaped, so that no terminal obeys them."""
+    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
 def print_json_events(task: Task) -> None:
     """Print one wire event a line, with its cursor as `id`."""
     for event in task.events():
         wire = to_wire(task.id, event) | {"id": str(event.cursor)}
         if event.type == "end":
             wire["data"] = task.snapshot().text
-        sys.stdout.write(json.dumps(wire, ensure_ascii=False) + "\n")
+        sys.stdout.write(escape_controls(json.dumps(wire, ensure_ascii=False)) + "\n")
         sys.stdout.flush()
 
 
@@ -70,8 +75,9 @@ def _print_plain(events: Iterable[TaskEvent]) -> None:
             sys.stdout.write(make_printable(event.data))
             sys.stdout.flush()
         elif event.type == "status" and event.data == "retrying":
+            cause = make_printable(event.error or "")
             sys.stdout.write("\n")
-            sys.stderr.write(f"attempt {event.cursor.attempt} failed: {event.error}; retrying\n")
+            sys.stderr.write(f"attempt {event.cursor.attempt} failed: {cause}; retrying\n")
         elif event.type == "start" and event.data != "1":
             sys.stderr.write(f"attempt {event.data}: the text starts over\n")
     if last and not last.endswith("\n"):

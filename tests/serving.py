@@ -13,7 +13,8 @@ import uvicorn
 @contextlib.contextmanager
 def serve(app: Any, *, port: int = 0) -> Iterator[str]:  # noqa: ANN401 - any ASGI app
     """Yield the base URL of `app` while it runs; its lifespan is run too."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # asyncio sets TCP_NODELAY only on sockets whose protocol says TCP.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", port))
     config = uvicorn.Config(

@@ -103,7 +103,16 @@ async def run_stack(
         write_private(files.state, json.dumps(state))
         stack.callback(_forget, files.state)
         announce(environment)
+        warming = asyncio.create_task(asyncio.to_thread(_warm_up))
+        stack.callback(warming.cancel)
         await _wait_for_end(config, activity, queue, stop)
+
+
+def _warm_up() -> None:
+    """Import what the first task would otherwise wait for, on the loop that all services share."""
+    from openai import AsyncOpenAI
+
+    AsyncOpenAI(api_key="warm-up").chat.completions  # noqa: B018 - the access imports it
 
 
 def _forget(state: Path) -> None:
@@ -161,7 +170,8 @@ def _bind_all(
 
 
 def _bind(name: str, port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # IPPROTO_TCP: see serve.bind; asyncio sets TCP_NODELAY only then.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(("127.0.0.1", port))
@@ -265,9 +275,10 @@ async def _wait_for_end(
     stop: asyncio.Event,
 ) -> None:
     """Return when somebody stops the stack, or when nobody needs it any more."""
+    check_s = min(_IDLE_CHECK_S, (config.idle_exit_s or _IDLE_CHECK_S) / 4)
     while not stop.is_set():
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_IDLE_CHECK_S):
+            async with asyncio.timeout(check_s):
                 await stop.wait()
         idle_s = time.monotonic() - activity.last_request
         if config.idle_exit_s is None or activity.open_requests or idle_s < config.idle_exit_s:

@@ -68,7 +68,7 @@ class LocalStack:
                 config = StackConfig(data_dir=data_dir, **options)
                 self._process = _spawn(config, self._files, owned=True)
                 state = _wait_until_ready(self._process, self._files)
-        except LocalStackError:
+        except BaseException:
             self._remove_scratch()
             raise
         self.pid: int = state["pid"]
@@ -215,7 +215,7 @@ def _spawn(config: StackConfig, files: StackFiles, *, owned: bool) -> subprocess
     files.state.unlink(missing_ok=True)
     with files.log.open("wb") as log:
         return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", "longtask_kit.local", *arguments],
+            [os.path.abspath(sys.executable), "-m", "longtask_kit.local", *arguments],
             stdin=subprocess.PIPE if owned else subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -1,0 +1,208 @@
+"""The benchmarks: one function each, which takes the workbench and returns its rows."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from longtask_kit import LocalStack, connect
+from tests.benchmarks.measure import Row, percentile, time_s
+from tests.benchmarks.workbench import Answer, ask_model, ask_task, check_same_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from tests.benchmarks.workbench import Workbench
+
+    Benchmark = Callable[[Workbench], list[Row]]
+
+_HEAVY_MODULES = ("fastapi", "openai", "uvicorn", "ipywidgets")
+_LONG = 20_000  # more than demo-long's 10,000 tokens
+
+
+def measure_import(bench: Workbench) -> list[Row]:
+    """`import longtask_kit` in a fresh interpreter, less the start of a bare one.
+
+    Bound by reading and running the modules of the root package alone: all else is lazy. The row
+    without an aim is what the first `connect` then costs: httpx, pydantic, the two SDKs.
+    """
+    plain, with_connect = [], []
+    for _ in range(bench.scaled(2 * bench.runs, 1)):
+        bare_s = time_s(lambda: _run_python("pass"))
+        plain.append(time_s(lambda: _run_python("import longtask_kit")) - bare_s)
+        with_connect.append(
+            time_s(lambda: _run_python("from longtask_kit import connect")) - bare_s
+        )
+    loaded = _find_heavy_modules("import longtask_kit")
+    return [
+        Row(benchmark="import", what="import longtask_kit", unit="s", values=plain, aim=0.15),
+        Row(
+            benchmark="import",
+            what="heavy modules it loads",
+            unit="modules",
+            values=[len(loaded)],
+            aim=0,
+            note=_describe_modules(loaded),
+        ),
+        Row(
+            benchmark="import",
+            what="from longtask_kit import connect",
+            unit="s",
+            values=with_connect,
+            note=_describe_modules(_find_heavy_modules("from longtask_kit import connect")),
+        ),
+    ]
+
+
+def measure_stack(bench: Workbench) -> list[Row]:
+    """`LocalStack(data=None)` from the call until it is ready, and the first task on it.
+
+    Bound by the start of one interpreter with its imports (fastapi, uvicorn, redis, qstash) and
+    of Valkey. The first task, which has no aim, pays for what loads late: the openai client.
+    """
+    ready, first = [], []
+    for _ in range(bench.runs):
+        stacks: list[LocalStack] = []
+        ready.append(time_s(lambda: stacks.append(LocalStack(data=None))))  # noqa: B023 - at once
+        with stacks[0] as stack, connect(settings=stack.settings, quiet=True) as kit:
+            first.append(ask_task(kit, "Explain the first start", model="demo-fast").first_s)
+    return [
+        Row(benchmark="stack", what="LocalStack(data=None)", unit="s", values=ready, aim=1.5),
+        Row(benchmark="stack", what="its first task's first token", unit="s", values=first),
+    ]
+
+
+def measure_first_token(bench: Workbench) -> list[Row]:
+    """Submit to the first text delta in `task.events()`, less the model's own first token.
+
+    Bound by the round trips before the model is asked (record, publish, delivery, lease) and the
+    one after (append with its news); each is a request or two through the stack's one process.
+    """
+    kit, model = bench.kit, bench.model
+    tasks: list[Answer] = []
+    directs: list[Answer] = []
+    for number in range(bench.scaled(4 * bench.runs, 3)):
+        prompt = f"Explain tide number {number}"
+        directs.append(ask_model(model, prompt, model="demo-fast"))
+        tasks.append(ask_task(kit, prompt, model="demo-fast"))
+        check_same_text(tasks[-1], directs[-1])
+    added = [t.first_s - d.first_s for t, d in zip(tasks, directs, strict=True)]
+
+    def row(what: str, seconds: list[float], aim: float | None = None) -> Row:
+        values = [1000 * value for value in seconds]
+        return Row(benchmark="first-token", what=what, unit="ms", values=values, aim=aim)
+
+    return [
+        row("added by the kit", added, aim=40),
+        row("submit to first delta", [task.first_s for task in tasks]),
+        row("submit() returned", [task.accepted_s for task in tasks]),
+        row("model alone", [direct.first_s for direct in directs]),
+    ]
+
+
+def measure_throughput(bench: Workbench) -> list[Row]:
+    """One long answer as fast as it can go, from submit to end, checked for exact text.
+
+    Bound by the one process that is model, app, queue and Redis REST at once, and by the decoding
+    of ~250 bytes of JSON a token; the direct call is the same model read without the kit.
+    """
+    size = bench.scaled(_LONG, 1000)
+    tasks: list[Answer] = []
+    directs: list[Answer] = []
+    for number in range(bench.runs):
+        prompt = f"Explain throughput, part {number}"
+        directs.append(ask_model(bench.model, prompt, model="demo-long", max_tokens=size))
+        tasks.append(ask_task(bench.kit, prompt, model="demo-long", max_tokens=size))
+        check_same_text(tasks[-1], directs[-1])
+    note = f"{tasks[-1].tokens:,} tokens in {len(tasks[-1].deltas)} events"
+
+    def row(what: str, answers: list[Answer], note: str = "") -> Row:
+        values = [answer.tokens_per_s for answer in answers]
+        return Row(benchmark="throughput", what=what, unit="tok/s", values=values, note=note)
+
+    return [row("one task, submit to end", tasks, note), row("model alone", directs)]
+
+
+def measure_many(bench: Workbench) -> list[Row]:
+    """Twenty tasks at once, of a model that gives each 50 tokens a second.
+
+    Bound by twenty simultaneous starts (first token) and by the CPU a delta costs on its way from
+    the model to the events. Delivered counts from the first submit to the last end; offered is
+    what the model alone would reach if it began at once.
+    """
+    size = bench.scaled(150, 20)
+    prompts = [f"Explain swarm number {number}" for number in range(20)]
+    kit, model = bench.kit, bench.model
+    # The speed changes when the text comes, not the text.
+    directs = [ask_model(model, p, model="demo-fast", max_tokens=size) for p in prompts]
+    total, longest = sum(d.tokens for d in directs), max(d.tokens for d in directs)
+    p50, p99, delivered = [], [], []
+    for _ in range(bench.runs):
+        answers: list[Answer] = []
+        with ThreadPoolExecutor(len(prompts)) as pool:
+            tasks = [
+                pool.submit(ask_task, kit, prompt, model="demo@50", max_tokens=size)
+                for prompt in prompts
+            ]
+            wall_s = time_s(lambda: answers.extend(task.result() for task in tasks))  # noqa: B023
+        for answer, direct in zip(answers, directs, strict=True):
+            check_same_text(answer, direct)
+        first_ms = [1000 * answer.first_s for answer in answers]
+        p50.append(percentile(first_ms, 50))
+        p99.append(percentile(first_ms, 99))
+        delivered.append(total / wall_s)
+    note = f"{total * 50 / (longest - 1):,.0f} offered"
+    return [
+        Row(benchmark="many", what="first token, p50 of 20", unit="ms", values=p50),
+        Row(benchmark="many", what="first token, p99 of 20", unit="ms", values=p99),
+        Row(benchmark="many", what="delivered", unit="tok/s", values=delivered, note=note),
+    ]
+
+
+def measure_log_size(bench: Workbench) -> list[Row]:
+    """Memory of a task's log in Redis, divided by the UTF-8 bytes of its text.
+
+    Bound by how many tokens share an entry: an entry costs its id, its time and field names. A
+    fast model batches by itself, a paced one leaves entries of a token or few. Redis also rounds
+    up: it allots the last node of a stream whole (4 KiB), which is most of a short answer's log,
+    and the paced answer is short, since the demo has no long paced model.
+    """
+    rows = []
+    for model, size in (("demo-long", bench.scaled(_LONG, 1000)), ("demo@2000", 2000)):
+        ratios = []
+        for number in range(bench.runs):
+            answer = ask_task(bench.kit, f"Explain ledger {number}", model=model, max_tokens=size)
+            log_bytes, entries = bench.measure_log(answer.task_id)
+            ratios.append(log_bytes / len(answer.text.encode()))
+            note = f"{answer.tokens:,} tokens, {entries} entries, {log_bytes:,} bytes"
+        rows.append(Row(benchmark="log-size", what=model, unit="x", values=ratios, note=note))
+    return rows
+
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "import": measure_import,
+    "stack": measure_stack,
+    "first-token": measure_first_token,
+    "throughput": measure_throughput,
+    "many": measure_many,
+    "log-size": measure_log_size,
+}
+
+
+def _run_python(code: str) -> str:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
+
+
+def _find_heavy_modules(statement: str) -> list[str]:
+    """Return which of the heavy modules a fresh interpreter holds after a statement."""
+    code = f"{statement}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
+    loaded = json.loads(_run_python(code))
+    return [name for name in _HEAVY_MODULES if name in loaded]
+
+
+def _describe_modules(loaded: list[str]) -> str:
+    return f"loads {', '.join(loaded) or 'none'} of {', '.join(_HEAVY_MODULES)}"

@@ -1,0 +1,155 @@
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from urllib.parse import quote
+
+import httpx
+import pytest
+import redis
+from httpx_sse import EventSource
+from upstash_redis import Redis
+
+from longtask_kit.local.redis_rest import create_redis_rest_app
+from tests.contract.redis_fixtures import TOKEN
+from tests.serving import serve
+from tests.wait import wait_until
+
+pytest_plugins = ["tests.contract.redis_fixtures"]
+
+
+@contextlib.contextmanager
+def subscribe(http: httpx.Client, path: str, method: str = "POST") -> Iterator[Iterator[str]]:
+    """Yield the `data` of each SSE event, as httpx-sse reads it."""
+    headers = {"Accept": "text/event-stream", "Upstash-Encoding": "base64"}
+    content = b"[]" if method == "POST" else None
+    with http.stream(method, path, content=content, headers=headers) as response:
+        assert response.status_code == 200
+        yield (event.data for event in EventSource(response).iter_sse())
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_the_acknowledgement_comes_first_and_means_live(
+    http: httpx.Client, sdk: Redis, method: str
+) -> None:
+    with subscribe(http, "/subscribe/news", method) as events:
+        assert next(events) == "subscribe,news,1"
+        assert sdk.publish("news", "hello") == 1
+        assert next(events) == "message,news,hello"
+
+
+def test_the_bytes_are_those_of_the_wire_document(http: httpx.Client, sdk: Redis) -> None:
+    with http.stream("POST", "/subscribe/c", content=b"[]") as response:
+        assert response.headers["content-type"] == "text/event-stream"
+        assert response.headers["cache-control"] == "no-cache"
+        chunks = (chunk for chunk in response.iter_raw() if not chunk.startswith(b":"))
+        assert next(chunks) == b"data: subscribe,c,1\n\n"
+        sdk.publish("c", "one\ntwo")
+        assert next(chunks) == b"data: message,c,one\ndata: two\n\n"
+
+
+def test_messages_arrive_in_the_order_they_were_published(http: httpx.Client, sdk: Redis) -> None:
+    with subscribe(http, "/subscribe/order") as events:
+        next(events)
+        pipeline = sdk.pipeline()
+        for number in range(500):
+            pipeline.publish("order", f"m{number}")
+        pipeline.exec()
+        assert [next(events) for _ in range(500)] == [f"message,order,m{n}" for n in range(500)]
+
+
+@pytest.mark.parametrize(
+    "payload", ["", "🌊 长江", "a,b,c", "one\ntwo\n", '{"a": "b"}', "x" * 99999]
+)
+def test_any_payload_arrives_whole(http: httpx.Client, sdk: Redis, payload: str) -> None:
+    with subscribe(http, "/subscribe/any") as events:
+        next(events)
+        sdk.publish("any", payload)
+        assert next(events) == f"message,any,{payload}"
+
+
+@pytest.mark.parametrize("channel", ["a/b/c", "with space", "100%25", "长江", "q?x#y", "a//b/"])
+def test_any_channel_name_can_be_subscribed_to(
+    http: httpx.Client, sdk: Redis, channel: str
+) -> None:
+    for safe in ("/", ""):
+        with subscribe(http, f"/subscribe/{quote(channel, safe=safe)}") as events:
+            assert next(events) == f"subscribe,{channel},1"
+            assert sdk.publish(channel, "x") == 1
+            assert next(events) == f"message,{channel},x"
+        wait_until(lambda: sdk.publish(channel, "x") == 0)
+
+
+def test_a_pattern_gets_its_channels_messages(http: httpx.Client, sdk: Redis) -> None:
+    with subscribe(http, "/psubscribe/task:*") as events:
+        assert next(events) == "psubscribe,task:*,1"
+        sdk.publish("other", "no")
+        sdk.publish("task:1", "yes")
+        assert next(events) == "pmessage,task:*,task:1,yes"
+
+
+def test_publish_counts_its_receivers_and_forgets_those_that_left(
+    http: httpx.Client, sdk: Redis
+) -> None:
+    assert sdk.publish("count", "x") == 0
+    with subscribe(http, "/subscribe/count") as first, subscribe(http, "/subscribe/count") as other:
+        assert next(first) == next(other) == "subscribe,count,1"
+        assert sdk.publish("count", "x") == 2
+    wait_until(lambda: sdk.publish("count", "x") == 0)
+
+
+def test_silence_is_filled_with_comments(http: httpx.Client) -> None:
+    with http.stream("GET", "/subscribe/silent") as response:
+        chunks = response.iter_raw()
+        assert next(chunks) == b"data: subscribe,silent,1\n\n"
+        assert [next(chunks), next(chunks)] == [b": keepalive\n\n"] * 2
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/subscribe"), ("GET", "/subscribe/"), ("HEAD", "/subscribe/c")]
+)
+def test_a_subscription_without_a_channel_is_refused(
+    http: httpx.Client, method: str, path: str
+) -> None:
+    answer = http.request(method, path)
+    assert answer.status_code == 400
+    assert answer.headers["content-type"] == "application/json"
+
+
+def test_a_stream_ends_when_redis_cuts_it_off(http: httpx.Client, redis_url: str) -> None:
+    with subscribe(http, "/subscribe/cut") as events:
+        next(events)
+        with redis.Redis.from_url(redis_url, protocol=2) as client:
+            client.client_kill_filter(_type="pubsub")
+        assert list(events) == []
+
+
+def test_open_streams_end_cleanly_and_at_once_when_the_app_is_told_to(redis_url: str) -> None:
+    app = create_redis_rest_app(redis_url, token=TOKEN)
+    ended: list[str] = []
+
+    def listen(url: str, started: threading.Event) -> None:
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        with httpx.stream("GET", f"{url}/subscribe/end", headers=headers) as response:
+            for line in response.iter_lines():
+                started.set()
+                ended.append(line)
+        ended.append("clean end")
+
+    for tell in (False, True):
+        ended.clear()
+        started = threading.Event()
+        with serve(app) as url:
+            listener = threading.Thread(target=listen, args=(url, started))
+            listener.start()
+            assert started.wait(5)
+            begun = time.monotonic()
+            if tell:
+                (handler,) = app._streams
+                assert handler is not None
+                handler.get_loop().call_soon_threadsafe(app.end_streams)
+                listener.join(5)
+                assert time.monotonic() - begun < 1
+        listener.join(5)
+        assert not listener.is_alive()
+        assert ended[-1] == "clean end"

@@ -1,0 +1,213 @@
+"""Stage 3: the factory: any prefix, any number of apps, its own lifespan."""
+
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+import longtask_kit as lt
+from longtask_kit.keys import new_task_id
+from longtask_kit.run import TaskContext
+from tests.serving import serve
+from tests.wait import wait_until
+
+HTTP = httpx.Client(timeout=30)
+
+
+async def shout(context: TaskContext) -> AsyncIterator[str]:
+    """A handler of the user's."""
+    for word in context.spec.prompt.split():
+        yield word.upper() + " "
+
+
+async def whisper(context: TaskContext) -> AsyncIterator[str]:
+    """Another one, under the same name in another app."""
+    yield context.spec.prompt.lower()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def served_app(
+    settings: lt.Settings, *, prefix: str = "", **options: object
+) -> Iterator[lt.Settings]:
+    """Serve a host app with the router under a prefix; yields settings that lead to it."""
+    port = free_port()
+    own = settings.model_copy(update={"base_url": f"http://127.0.0.1:{port}{prefix}", **options})
+    app = FastAPI()
+    app.include_router(
+        lt.create_router(own, handlers={"shout": whisper if options.get("model") else shout}),
+        prefix=prefix,
+    )
+    with serve(app, port=port):
+        yield own
+
+
+def test_a_router_works_under_any_prefix_of_somebodys_app(settings: lt.Settings) -> None:
+    with (
+        served_app(settings, prefix="/llm/v2") as own,
+        lt.connect(settings=own, quiet=True) as kit,
+    ):
+        assert kit.submit("hello there", handler="shout").result(30) == "HELLO THERE "
+        assert kit.submit("rivers", model="demo-fast").result(30)
+
+
+def test_two_apps_with_different_settings_live_in_one_process(settings: lt.Settings) -> None:
+    with (
+        served_app(settings) as one,
+        served_app(settings, model="demo-fast", ttl_s=120) as two,
+        lt.connect(settings=one, quiet=True) as kit_one,
+        lt.connect(settings=two, quiet=True) as kit_two,
+    ):
+        task_one = kit_one.submit("Both At Once", handler="shout")
+        task_two = kit_two.submit("Both At Once", handler="shout")
+        assert task_one.result(30) == "BOTH AT ONCE "
+        assert task_two.result(30) == "both at once"
+
+
+def test_errors_keep_their_shape_in_an_embedding_app(settings: lt.Settings) -> None:
+    with served_app(settings, prefix="/llm") as own:
+        response = HTTP.post(f"{own.base_url}/api/tasks/start", json={"prompt": 7})
+        assert response.status_code == 400
+        assert '"prompt"' in response.json()["error"]
+
+
+def test_the_app_refuses_to_exist_without_signing_keys(settings: lt.Settings) -> None:
+    bare = settings.model_copy(update={"qstash_current_signing_key": None})
+    with pytest.raises(lt.ConfigError, match="QSTASH_CURRENT_SIGNING_KEY"):
+        lt.create_app(bare)
+
+
+def test_development_mode_must_stay_on_this_machine(settings: lt.Settings) -> None:
+    public = settings.model_copy(update={"dev": True, "base_url": "https://app.example.com"})
+    with pytest.raises(lt.ConfigError, match="LONGTASK_DEV"):
+        lt.create_app(public)
+
+
+def test_development_mode_runs_a_task_without_the_queue(settings: lt.Settings) -> None:
+    keyless = settings.model_copy(
+        update={"qstash_current_signing_key": None, "qstash_next_signing_key": None}
+    )
+    with served_app(keyless, dev=True) as own:
+        task_id = new_task_id()
+        query = {"taskId": task_id, "prompt": "Explain tides"}
+        response = HTTP.get(own.webhook_url, params=query)
+        assert response.json() == {"taskId": task_id, "status": "completed"}
+        with lt.connect(settings=own, quiet=True) as kit:
+            assert kit.attach(task_id).text
+        # The signed endpoint does not open up with it.
+        assert HTTP.post(own.webhook_url, content=b"{}").status_code == 401
+
+
+def test_a_handler_must_be_an_async_generator(settings: lt.Settings) -> None:
+    async def not_a_generator(_: TaskContext) -> str:
+        return "x"
+
+    with pytest.raises(lt.ConfigError, match="async generator"):
+        lt.create_app(settings, handlers={"bad": not_a_generator})  # type: ignore[dict-item]
+
+
+def test_an_api_key_guards_every_task_call(settings: lt.Settings) -> None:
+    with served_app(settings, api_key=settings.qstash_token) as own:
+        base = f"{own.base_url}/api/tasks"
+        calls = [
+            HTTP.post(f"{base}/start", json={"prompt": "x"}),
+            HTTP.get(f"{base}/start", params={"taskId": "task_12345678"}),
+            HTTP.get(f"{base}/stream", params={"taskId": "task_12345678"}),
+            HTTP.post(f"{base}/cancel", json={"taskId": "task_12345678"}),
+            HTTP.get(base),
+            HTTP.get(f"{base}/task_12345678"),
+            HTTP.delete(f"{base}/task_12345678"),
+            HTTP.get(base, headers={"Authorization": "Bearer wrong"}),
+        ]
+        assert [call.status_code for call in calls] == [401] * len(calls)
+        key = own.api_key.get_secret_value() if own.api_key else ""
+        with lt.connect(str(own.base_url), api_key=key, quiet=True) as kit:
+            assert kit.submit("hello", handler="shout").result(30) == "HELLO "
+        with (
+            lt.connect(str(own.base_url), api_key="wrong", quiet=True) as stranger,
+            pytest.raises(lt.ConfigError, match="API key"),
+        ):
+            stranger.submit("hello")
+
+
+def test_status_calls_answer_for_known_unknown_and_missing_ids(
+    settings: lt.Settings, kit: lt.Kit
+) -> None:
+    base = f"{settings.base_url}/api/tasks"
+    task = kit.submit("rivers", model="demo-fast")
+    task.result(30)
+    for answer in (
+        HTTP.get(f"{base}/start", params={"taskId": task.id}),
+        HTTP.get(f"{base}/{task.id}"),
+    ):
+        body = answer.json()
+        assert (body["taskId"], body["status"], body["error"]) == (task.id, "completed", None)
+        assert body["usage"]["completionTokens"] > 0
+    assert HTTP.get(f"{base}/start").status_code == 400
+    assert "taskId" in HTTP.get(f"{base}/start").json()["error"]
+    for unknown in (new_task_id(), "nonsense", "task_%00"):
+        assert HTTP.get(f"{base}/{unknown}").status_code == 404
+        assert HTTP.get(f"{base}/stream", params={"taskId": unknown}).status_code == 404
+
+
+def test_tasks_are_listed_newest_first_and_by_status(settings: lt.Settings, kit: lt.Kit) -> None:
+    first, second = (kit.submit(f"list me {n}", model="demo-fast") for n in range(2))
+    first.result(30), second.result(30)
+    tasks = HTTP.get(f"{settings.base_url}/api/tasks", params={"limit": 2}).json()["tasks"]
+    assert [task["taskId"] for task in tasks] == [second.id, first.id]
+    by_status = {"status": "failed", "limit": "50"}
+    failed = HTTP.get(f"{settings.base_url}/api/tasks", params=by_status).json()["tasks"]
+    assert all(task["status"] == "failed" for task in failed)
+    for wrong in ({"limit": "0"}, {"limit": "5000"}, {"status": "unheard-of"}):
+        response = HTTP.get(f"{settings.base_url}/api/tasks", params=wrong)
+        assert response.status_code == 400, wrong
+        assert next(iter(wrong)) in response.json()["error"]
+
+
+def test_health_says_which_services_answer(settings: lt.Settings) -> None:
+    answer = HTTP.get(f"{settings.base_url}/api/health").json()
+    assert answer == {"status": "ok", "services": {"redis": True, "queue": True}}
+    with served_app(settings, qstash_token=settings.openai_api_key) as own:
+        answer = HTTP.get(f"{own.base_url}/api/health").json()
+        assert answer == {"status": "degraded", "services": {"redis": True, "queue": False}}
+
+
+def test_the_openapi_page_documents_every_call(settings: lt.Settings) -> None:
+    schema = HTTP.get(f"{settings.base_url}/openapi.json").json()
+    assert set(schema["paths"]) == {
+        "/api/tasks",
+        "/api/tasks/start",
+        "/api/tasks/stream",
+        "/api/tasks/cancel",
+        "/api/tasks/{task_id}",
+        "/api/qstash/webhook",
+        "/api/qstash/failure",
+        "/api/health",
+    }
+    assert HTTP.get(f"{settings.base_url}/docs").status_code == 200
+    names = {p["name"] for p in schema["paths"]["/api/tasks/stream"]["get"]["parameters"]}
+    assert {"taskId", "lastEventId"} <= names
+
+
+def test_an_app_that_is_stopped_gives_its_attempt_back(settings: lt.Settings) -> None:
+    port = free_port()
+    own = settings.model_copy(update={"base_url": f"http://127.0.0.1:{port}"})
+    with lt.connect(settings=own, quiet=True) as kit:
+        with serve(lt.create_app(own), port=port):
+            task = kit.submit("Tell a long story", model="demo@40")
+            task.events()
+            wait_until(lambda: task.live_transcript.tokens > 3)
+        wait_until(lambda: task.status == "retrying")
+        assert task.error == "The server was shut down."
+        with serve(lt.create_app(own), port=port):  # the redelivery finds the next one
+            text = task.result(30)
+            assert task.attempt == 2
+            assert text == kit.submit("Tell a long story", model="demo-fast").result(30)

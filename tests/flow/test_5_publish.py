@@ -1,0 +1,243 @@
+"""Stage 5: log entry and news in one atomic trip; fenced, idempotent, never slowing the model."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+
+import pytest
+from upstash_redis import Redis
+
+import longtask_kit as lt
+from longtask_kit.events import START, Transcript
+from longtask_kit.keys import new_task_id
+from longtask_kit.publish import AttemptStopped, Publisher
+from longtask_kit.store import Begun, Busy, CancelPending, Done, Gone, Settled, Store
+from tests.proxy import proxy_to
+
+pytestmark = pytest.mark.anyio
+
+SPEC = {"prompt": "x"}
+
+
+@pytest.fixture
+async def store(settings: lt.Settings) -> AsyncIterator[Store]:
+    opened = Store.open(settings)
+    yield opened
+    await opened.aclose()
+
+
+def open_store(settings: lt.Settings, **options: float) -> Store:
+    original = Store.open(settings)
+    return Store(original._redis, ttl_s=60, **{"lease_s": 15.0, **options})
+
+
+async def begin(store: Store, task_id: str, delivery_id: str = "msg_1") -> int:
+    begun = await store.begin(task_id, delivery_id=delivery_id)
+    assert isinstance(begun, Begun), begun
+    return begun.attempt
+
+
+async def read_text(store: Store, task_id: str) -> str:
+    transcript = Transcript()
+    for event in await store.read_log(task_id, after=START):
+        transcript.apply(event)
+    return transcript.text
+
+
+async def test_of_deliveries_at_once_one_gets_the_lease(store: Store) -> None:
+    task_id = new_task_id()
+    await store.create(task_id, SPEC)
+    answers = await asyncio.gather(*(store.begin(task_id, delivery_id="m") for _ in range(10)))
+    assert sum(isinstance(answer, Begun) for answer in answers) == 1
+    busy = [answer for answer in answers if isinstance(answer, Busy)]
+    assert len(busy) == 9
+    assert all(0 < answer.left_s <= 15 for answer in busy)
+
+
+async def test_an_ended_task_is_done_for_its_own_delivery(store: Store) -> None:
+    task_id = new_task_id()
+    await store.create(task_id, SPEC)
+    attempt = await begin(store, task_id)
+    async with Publisher(store, min_flush_interval_s=0, heartbeat_s=1) as publisher:
+        writer = publisher.open_attempt(task_id, attempt)
+        await writer.fail("no", code="no")
+        publisher.close_attempt(writer)
+    assert await store.begin(task_id, delivery_id="msg_1") == Done("failed")
+    # Another message for a failed task: somebody retried its dead letter.
+    assert await begin(store, task_id, "msg_2") == 2
+
+
+async def test_a_zombie_can_write_nothing_once_another_attempt_began(
+    settings: lt.Settings, redis: Redis
+) -> None:
+    store = open_store(settings, lease_s=0.05)
+    task_id = new_task_id()
+    await store.create(task_id, SPEC)
+    first = await begin(store, task_id)
+    async with Publisher(store, min_flush_interval_s=0, heartbeat_s=60) as publisher:
+        zombie = publisher.open_attempt(task_id, first)
+        await zombie.write("old ")
+        await asyncio.sleep(0.2)  # past its lease
+        assert await begin(store, task_id) == 2
+        length = redis.xlen(f"longtask:{{{task_id}}}:log")
+        await zombie.write("ghost")
+        assert await asyncio.wait_for(zombie.stopped, 5) == "fenced"
+        with pytest.raises(AttemptStopped):
+            await zombie.write("more")
+        publisher.close_attempt(zombie)
+    assert redis.xlen(f"longtask:{{{task_id}}}:log") == length
+    await store.aclose()
+
+
+async def test_a_lost_answer_doubles_nothing(settings: lt.Settings) -> None:
+    with proxy_to(settings.upstash_redis_rest_url or "") as proxy:
+        through = settings.model_copy(update={"upstash_redis_rest_url": proxy.url})
+        store = Store.open(through)
+        task_id = new_task_id()
+        await store.create(task_id, SPEC)
+        attempt = await begin(store, task_id)
+        words = [f"word{n} " for n in range(200)]
+        async with Publisher(store, min_flush_interval_s=0, heartbeat_s=1) as publisher:
+            writer = publisher.open_attempt(task_id, attempt)
+            for n, word in enumerate(words):
+                if n % 40 == 20:
+                    proxy.swallow_answers = 1  # stored, but we never hear of it
+                await writer.write(word)
+                await asyncio.sleep(0.001)
+            await writer.end(usage=None, finish_reason="stop")
+            publisher.close_attempt(writer)
+        assert await read_text(store, task_id) == "".join(words)
+        assert proxy.connections > 3
+        await store.aclose()
+
+
+async def test_a_redis_that_is_away_for_a_while_costs_no_token(settings: lt.Settings) -> None:
+    with proxy_to(settings.upstash_redis_rest_url or "") as proxy:
+        through = settings.model_copy(update={"upstash_redis_rest_url": proxy.url})
+        store = Store.open(through)
+        task_id = new_task_id()
+        await store.create(task_id, SPEC)
+        attempt = await begin(store, task_id)
+        async with Publisher(store, min_flush_interval_s=0, heartbeat_s=1) as publisher:
+            writer = publisher.open_attempt(task_id, attempt)
+            await writer.write("before ")
+            await asyncio.sleep(0.05)
+            proxy.is_down = True
+            proxy.cut_all()
+            await writer.write("during ")
+            await asyncio.sleep(0.3)
+            proxy.is_down = False
+            await writer.write("after")
+            await writer.end(usage=None, finish_reason="stop")
+            publisher.close_attempt(writer)
+        assert await read_text(store, task_id) == "before during after"
+        await store.aclose()
+
+
+async def test_a_server_that_forgot_its_scripts_is_taught_them_again(
+    store: Store, redis: Redis
+) -> None:
+    task_id = new_task_id()
+    await store.create(task_id, SPEC)
+    redis.script_flush()
+    attempt = await begin(store, task_id)
+    redis.script_flush()
+    async with Publisher(store, min_flush_interval_s=0, heartbeat_s=1) as publisher:
+        writer = publisher.open_attempt(task_id, attempt)
+        await writer.write("still here")
+        await writer.end(usage=None, finish_reason=None)
+        publisher.close_attempt(writer)
+    assert await read_text(store, task_id) == "still here"
+
+
+async def test_a_fast_model_is_batched_and_a_huge_delta_is_split(store: Store) -> None:
+    task_id = new_task_id()
+    await store.create(task_id, SPEC)
+    attempt = await begin(store, task_id)
+    rng = random.Random(7)
+    deltas = [rng.choice(["a", "Ä", "河", "🏞️", "\n"]) * rng.randint(1, 9) for _ in range(20_000)]
+    deltas.insert(500, "x" * 200_000)
+    async with Publisher(store, min_flush_interval_s=0, heartbeat_s=1) as publisher:
+        writer = publisher.open_attempt(task_id, attempt)
+        for delta in deltas:
+            await writer.write(delta)
+        await writer.end(usage=None, finish_reason="stop")
+        publisher.close_attempt(writer)
+    events = [e for e in await store.read_log(task_id, after=START) if e.type == "content"]
+    assert "".join(event.data for event in events) == "".join(deltas)
+    assert len(events) < len(deltas) / 10
+    assert max(len(event.data) for event in events) <= 65_536
+
+
+async def test_a_full_buffer_makes_the_model_wait(settings: lt.Settings) -> None:
+    with proxy_to(settings.upstash_redis_rest_url or "") as proxy:
+        through = settings.model_copy(update={"upstash_redis_rest_url": proxy.url})
+        store = Store.open(through)
+        task_id = new_task_id()
+        await store.create(task_id, SPEC)
+        attempt = await begin(store, task_id)
+        async with Publisher(store, min_flush_interval_s=0, heartbeat_s=1) as publisher:
+            writer = publisher.open_attempt(task_id, attempt)
+            proxy.is_down = True
+            proxy.cut_all()
+            written = []
+
+            async def write_for_ever() -> None:
+                while True:
+                    await writer.write("y" * 10_000)
+                    written.append(10_000)
+
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(write_for_ever(), 0.5)
+            assert 1_000_000 <= sum(written) < 1_200_000
+            proxy.is_down = False
+            publisher.close_attempt(writer)
+        await store.aclose()
+
+
+async def test_cancel_settles_what_waits_and_asks_what_runs(store: Store) -> None:
+    waiting, running = new_task_id(), new_task_id()
+    for task_id in (waiting, running):
+        await store.create(task_id, SPEC)
+    attempt = await begin(store, running)
+
+    async def cancel(task_id: str) -> Settled | Done | Busy | Gone:
+        return await store.settle(task_id, "cancelled", reason="r", ask_to_stop=True)
+
+    assert await cancel(waiting) == Settled()
+    assert await cancel(waiting) == Done("cancelled")
+    assert await store.begin(waiting, delivery_id="m") == Done("cancelled")
+    assert isinstance(await cancel(running), Busy)
+    async with Publisher(store, min_flush_interval_s=0, heartbeat_s=0.1) as publisher:
+        writer = publisher.open_attempt(running, attempt)
+        assert await asyncio.wait_for(writer.stopped, 5) == "cancel"  # no delta: the heartbeat
+        await writer.cancel()
+        publisher.close_attempt(writer)
+    assert await cancel(running) == Done("cancelled")
+    assert await cancel(new_task_id()) == Gone()
+
+
+async def test_a_cancel_outlives_the_attempt_that_should_have_heeded_it(
+    settings: lt.Settings,
+) -> None:
+    store = open_store(settings, lease_s=0.05)
+    task_id = new_task_id()
+    await store.create(task_id, SPEC)
+    await begin(store, task_id)
+    await store.settle(task_id, "cancelled", reason="r", ask_to_stop=True)
+    await asyncio.sleep(0.1)  # the attempt died without a word
+    assert await store.begin(task_id, delivery_id="msg_1") == CancelPending()
+    await store.aclose()
+
+
+async def test_a_deleted_task_stops_its_attempt(store: Store) -> None:
+    task_id = new_task_id()
+    await store.create(task_id, SPEC)
+    attempt = await begin(store, task_id)
+    async with Publisher(store, min_flush_interval_s=0, heartbeat_s=0.1) as publisher:
+        writer = publisher.open_attempt(task_id, attempt)
+        assert await store.delete(task_id)
+        assert await asyncio.wait_for(writer.stopped, 5) == "gone"
+        publisher.close_attempt(writer)
+    assert await store.read_task(task_id) is None
+    assert not await store.delete(task_id)

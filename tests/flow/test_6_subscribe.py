@@ -1,0 +1,178 @@
+"""Stage 6: replay, then live, each event exactly once, whatever happens to the connection."""
+
+import json
+import random
+from collections.abc import Callable
+
+import httpx
+import pytest
+from httpx_sse import connect_sse
+
+import longtask_kit as lt
+from longtask_kit.backends import HttpBackend, ServiceBackend
+from longtask_kit.events import START, Cursor, TaskEvent, Transcript
+from longtask_kit.keys import new_task_id
+from longtask_kit.store import Store
+from longtask_kit.subscribe import RedisSource, follow
+from tests.proxy import proxy_to
+
+pytestmark = pytest.mark.anyio
+
+
+def read_frames(
+    settings: lt.Settings, task_id: str, last_event_id: str = ""
+) -> list[tuple[str, dict[str, object]]]:
+    """Return (id, JSON) of every frame, checking that none has an `event:` line."""
+    frames = []
+    headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
+    url = f"{settings.base_url}/api/tasks/stream"
+    with (
+        httpx.Client(timeout=30) as client,
+        connect_sse(client, "GET", url, params={"taskId": task_id}, headers=headers) as source,
+    ):
+        for frame in source.iter_sse():
+            assert frame.event == "message"
+            frames.append((frame.id, json.loads(frame.data)))
+    return frames
+
+
+async def collect(settings: lt.Settings, task_id: str, *, after: Cursor = START) -> list[TaskEvent]:
+    store = Store.open(settings)
+    source = RedisSource(store, settings)
+    try:
+        return [event async for event in follow(source, task_id, after=after)]
+    finally:
+        await source.aclose()
+        await store.aclose()
+
+
+def test_the_stream_is_what_the_seeds_page_expects(settings: lt.Settings, kit: lt.Kit) -> None:
+    task = kit.submit("Explain tides", model="demo@300", max_tokens=60)
+    frames = read_frames(settings, task.id)  # live; the server closes after the terminal event
+    types = [frame["type"] for _, frame in frames]
+    assert types[0] == "connected"
+    assert {"status", "start", "content"} <= set(types)
+    assert types[-1] == "end"
+    assert all(frame["taskId"] == task.id for _, frame in frames)
+    assert all(isinstance(frame["timestamp"], int) for _, frame in frames)
+    text = "".join(str(frame["data"]) for _, frame in frames if frame["type"] == "content")
+    assert frames[-1][1]["data"] == text == task.result(10)
+    ids = [Cursor.parse(frame_id) for frame_id, _ in frames[1:]]
+    assert ids == sorted(set(ids))
+
+
+def test_a_reader_resumes_after_its_last_event_id(settings: lt.Settings, kit: lt.Kit) -> None:
+    task = kit.submit("Explain tides", model="demo@300", max_tokens=60)
+    text = task.result(30)
+    whole = read_frames(settings, task.id)
+    cut = len(whole) // 2
+    rest = read_frames(settings, task.id, whole[cut][0])
+    assert rest[1:] == whole[cut + 1 :]
+    assert rest[-1][1]["data"] == text, "`end` carries the full text however late one joins"
+    response = httpx.get(
+        f"{settings.base_url}/api/tasks/stream", params={"taskId": task.id, "lastEventId": "x"}
+    )
+    assert response.status_code == 400
+
+
+def draw_budgets(seed: int) -> Callable[[], int | None]:
+    """Return what cuts two of three connections at a random byte."""
+    rng = random.Random(seed)
+    return lambda: rng.randint(1, 2500) if rng.random() < 0.67 else None
+
+
+async def test_a_dropped_connection_costs_no_token(settings: lt.Settings, kit: lt.Kit) -> None:
+    plain = kit.submit("Explain tides", model="demo-fast").result(30)
+    with proxy_to(settings.upstash_redis_rest_url or "") as proxy:
+        proxy.draw_budget = draw_budgets(seed=3)
+        through = settings.model_copy(update={"upstash_redis_rest_url": proxy.url})
+        for model in ("demo@400", "demo-cut-then-ok", "demo-fast") * 2:
+            task = kit.submit("Explain tides", model=model)
+            events = await collect(through, task.id)
+            cursors = [event.cursor for event in events]
+            assert cursors == sorted(set(cursors))
+            transcript = Transcript()
+            for event in events:
+                transcript.apply(event)
+            assert transcript.text == plain
+        assert proxy.connections > 12
+
+
+async def test_a_dropped_http_stream_costs_no_token(settings: lt.Settings, kit: lt.Kit) -> None:
+    with proxy_to(settings.base_url or "") as proxy:
+        proxy.draw_budget = draw_budgets(seed=4)
+        backend = HttpBackend(proxy.url)
+        for _ in range(5):
+            task = kit.submit("Explain tides", model="demo@400")
+            events = [event async for event in follow(backend.source, task.id)]
+            text = "".join(event.data for event in events if event.type == "content")
+            assert text == task.result(10)
+        await backend.aclose()
+        assert proxy.connections > 5
+
+
+async def test_a_late_reader_gets_everything_and_after_gets_the_rest(
+    settings: lt.Settings, kit: lt.Kit
+) -> None:
+    task = kit.submit("x", model="demo-long", max_tokens=10_000)
+    text = task.result(60)
+    events = await collect(settings, task.id)
+    assert "".join(e.data for e in events if e.type == "content") == text
+    assert sum(e.tokens for e in events if e.type == "content") == 10_000
+    for event in (events[0], events[len(events) // 2], events[-2]):
+        rest = await collect(settings, task.id, after=event.cursor)
+        assert rest == events[events.index(event) + 1 :]
+
+
+async def test_two_readers_of_one_task_see_the_same(settings: lt.Settings, kit: lt.Kit) -> None:
+    task = kit.submit("Explain tides", model="demo@300", max_tokens=50)
+    one = await collect(settings, task.id)
+    two = await collect(settings, task.id)
+    assert one == two == list(task.events())
+
+
+async def test_an_unknown_task_is_an_error_not_silence(settings: lt.Settings) -> None:
+    with pytest.raises(lt.StreamExpiredError, match="submit it again"):
+        await collect(settings, new_task_id())
+    backend = HttpBackend(settings.base_url or "")
+    with pytest.raises(lt.StreamExpiredError):
+        async for _ in follow(backend.source, new_task_id()):
+            pass
+    await backend.aclose()
+
+
+async def test_a_task_that_vanishes_is_an_error_not_silence(
+    settings: lt.Settings, kit: lt.Kit
+) -> None:
+    task = kit.submit("x", model="demo-slow-start")
+    backend = ServiceBackend(settings)
+    events = follow(backend.source, task.id)
+    while (await anext(events)).type != "start":
+        pass
+    await backend.delete(task.id)
+    with pytest.raises(lt.StreamExpiredError):
+        await anext(events)
+    await backend.aclose()
+
+
+async def test_a_service_that_stays_away_is_said_within_the_limit(settings: lt.Settings) -> None:
+    with proxy_to(settings.upstash_redis_rest_url or "") as proxy:
+        proxy.is_down = True
+        through = settings.model_copy(update={"upstash_redis_rest_url": proxy.url})
+        store = Store.open(through)
+        source = RedisSource(store, through)
+        with pytest.raises(lt.StreamSilentError, match="attach again later"):
+            async for _ in follow(source, new_task_id(), silence_limit_s=0.3):
+                pass
+        await source.aclose()
+        await store.aclose()
+
+
+async def test_a_refused_token_is_said_at_once(settings: lt.Settings) -> None:
+    wrong = settings.model_copy(update={"upstash_redis_rest_token": settings.openai_api_key})
+    store = Store.open(wrong)
+    source = RedisSource(store, wrong)
+    with pytest.raises(lt.ConfigError, match="UPSTASH_REDIS_REST_TOKEN"):
+        await anext(follow(source, new_task_id()))
+    await source.aclose()
+    await store.aclose()

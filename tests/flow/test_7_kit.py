@@ -1,0 +1,208 @@
+"""The door: a script, an asyncio program, a kernel; and the ways to find a task again."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+import longtask_kit as lt
+from longtask_kit.run import Outcome, TaskContext
+from longtask_kit.settings import secret
+from tests.wait import wait_until
+
+
+def test_a_script_iterates_a_task(kit: lt.Kit) -> None:
+    task = kit.submit("Name three rivers", model="demo@400")
+    assert "".join(task) == task.text == task.result()
+    assert task.status == "completed"
+    assert repr(task) == f"<Task {task.id} completed>"
+
+
+@pytest.mark.anyio
+async def test_an_asyncio_program_awaits_and_iterates(kit: lt.Kit) -> None:
+    one, two = (kit.submit(f"Name {n} rivers", model="demo@400") for n in (3, 4))
+    beats = 0
+
+    async def heartbeat() -> None:
+        nonlocal beats
+        while True:
+            await asyncio.sleep(0.01)
+            beats += 1
+
+    beating = asyncio.create_task(heartbeat())
+    text = "".join([delta async for delta in one])
+    assert await one == text
+    assert await two
+    assert list(await asyncio.gather(one._wait(), two._wait())) == [one.text, two.text]
+    beating.cancel()
+    assert beats > 10, "the program's own loop was never blocked"
+
+
+def test_the_text_grows_while_the_cell_is_busy(kit: lt.Kit) -> None:
+    task = kit.submit("Explain tides", model="demo@100")
+    task.events()
+    lengths: set[int] = set()
+    give_up_at = time.monotonic() + 20
+    while len(lengths) < 10 and time.monotonic() < give_up_at:
+        sum(range(20_000))  # this thread computes and waits for nothing
+        lengths.add(len(task.live_transcript.text))
+    assert len(lengths) >= 10
+    task.cancel()
+
+
+def test_a_result_that_takes_too_long_leaves_the_task_running(kit: lt.Kit) -> None:
+    task = kit.submit("Explain tides", model="demo@60")
+    with pytest.raises(lt.TaskTimeoutError, match="It goes on") as caught:
+        task.result(timeout_s=0.5)
+    assert isinstance(caught.value, TimeoutError)
+    assert task.text.startswith(caught.value.partial_text)
+    assert task.status == "running"
+    assert task.cancel() == "running"
+    with pytest.raises(lt.TaskCancelledError) as cancelled:
+        task.result(20)
+    assert cancelled.value.partial_text == task.text
+    assert task.cancel() == "cancelled"
+
+
+def test_a_cancel_reaches_a_silent_model(kit: lt.Kit) -> None:
+    task = kit.submit("Explain tides", model="demo-slow-start")
+    wait_until(lambda: task.status == "running")
+    task.events()
+    task.cancel()
+    with pytest.raises(lt.TaskCancelledError):
+        task.result(20)
+    types = [event.type for event in task.events()]
+    assert "content" not in types, "the model had three more seconds to think"
+    assert types[-1] == "cancelled"
+
+
+def test_another_kit_attaches_to_a_running_and_to_an_ended_task(
+    kit: lt.Kit, settings: lt.Settings
+) -> None:
+    task = kit.submit("Explain tides", model="demo@100", max_tokens=60)
+    with lt.connect(settings=settings, quiet=True) as other:
+        attached = other.attach(task.id)
+        assert attached.result(30) == task.result(30)
+        ended = other.attach(task.id)
+        assert ended.text == task.text, "`.text` of an ended task is whole at once"
+        assert ended.usage == task.usage
+        assert ended.status == "completed"
+
+
+def test_an_unknown_id_is_refused_at_once(kit: lt.Kit) -> None:
+    for unknown in ("task_" + "0" * 22, "nonsense", "", "task_/../../x"):
+        with pytest.raises(lt.StreamExpiredError, match="submit it again"):
+            kit.attach(unknown)
+
+
+def test_tasks_lists_what_there_is(kit: lt.Kit) -> None:
+    task = kit.submit("one more", model="demo-fast")
+    task.result(30)
+    assert kit.tasks(limit=1)[0].id == task.id
+    assert kit.tasks(limit=1)[0].text == task.text
+    assert all(found.status == "completed" for found in kit.tasks(status="completed", limit=3))
+
+
+def test_a_deleted_task_is_gone(kit: lt.Kit) -> None:
+    task = kit.submit("forget me", model="demo-fast")
+    task.result(30)
+    task.delete()
+    with pytest.raises(lt.StreamExpiredError):
+        kit.attach(task.id)
+    assert task.id not in [found.id for found in kit.tasks()]
+
+
+def test_serve_hosts_handlers_of_ones_own_in_this_process(settings: lt.Settings) -> None:
+    seen_in: list[str] = []
+
+    async def shout(context: TaskContext) -> AsyncIterator[str | Outcome]:
+        seen_in.append(threading.current_thread().name)
+        for word in context.spec.prompt.split():
+            yield word.upper()
+        yield Outcome(usage=lt.Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3))
+
+    with lt.connect(settings=settings, quiet=True) as kit:
+        kit.serve(handlers={"shout": shout})
+        task = kit.submit("hello there", handler="shout")
+        assert task.result(30) == "HELLOTHERE"
+        assert task.usage == lt.Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3)
+        assert seen_in == ["longtask-serve"]
+        assert kit.submit("rivers", model="demo-fast").result(30), "and still the model"
+
+
+def test_a_handler_that_raises_is_retried_and_its_error_shown(settings: lt.Settings) -> None:
+    calls: list[int] = []
+
+    async def flaky(context: TaskContext) -> AsyncIterator[str]:
+        calls.append(context.attempt)
+        yield f"attempt {context.attempt} "
+        if context.attempt == 1:
+            raise ValueError("the first time never works")
+        if context.attempt == 2:
+            raise lt.RetryableError("busy", code="busy", retry_after_s=0)
+        yield "done"
+
+    with lt.connect(settings=settings, quiet=True) as kit:
+        kit.serve(handlers={"flaky": flaky})
+        task = kit.submit("x", handler="flaky")
+        assert task.result(30) == "attempt 3 done"
+        assert calls == [1, 2, 3]
+        errors = [event.error for event in task.events() if event.data == "retrying"]
+        assert errors == ["The handler raised ValueError: the first time never works", "busy"]
+
+
+def test_over_the_http_api_no_secret_is_needed(settings: lt.Settings) -> None:
+    with lt.connect(settings.base_url, quiet=True) as kit:
+        task = kit.submit("Name three rivers", model="demo@400")
+        text = "".join(task)
+        assert kit.attach(task.id).text == text == task.result()
+        assert kit.tasks(limit=5)[0].id == task.id
+        slow = kit.submit("x", model="demo-slow-start")
+        slow.cancel()
+        with pytest.raises(lt.TaskCancelledError):
+            slow.result(20)
+        with pytest.raises(lt.StreamExpiredError):
+            kit.attach("task_" + "0" * 22)
+        with pytest.raises(lt.SubmitError, match="at most 200"):
+            kit.submit("x", model="gpt" * 100)
+        with pytest.raises(lt.ConfigError, match="connect"):
+            kit.serve()
+
+
+def test_connect_says_one_line_without_a_secret(
+    settings: lt.Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with lt.connect(settings=settings) as kit:
+        said = capsys.readouterr().out
+        assert said.count("\n") == 1
+        assert said.startswith("longtask_kit: QStash 127.0.0.1:")
+        shown = said + repr(kit) + repr(settings) + str(settings)
+    for name in ("qstash_token", "upstash_redis_rest_token", "openai_api_key"):
+        assert secret(getattr(settings, name)) not in shown
+    assert secret(settings.qstash_current_signing_key) not in shown
+
+
+def test_half_an_environment_is_a_config_error_that_names_the_other_half(
+    settings: lt.Settings,
+) -> None:
+    half = settings.model_copy(update={"upstash_redis_rest_token": None, "base_url": None})
+    with pytest.raises(lt.ConfigError) as caught:
+        lt.connect(settings=half)
+    assert "UPSTASH_REDIS_REST_TOKEN" in str(caught.value)
+    assert "LONGTASK_BASE_URL" in str(caught.value)
+    assert "console.upstash.com" in str(caught.value)
+    with pytest.raises(lt.ConfigError, match="https://"):
+        lt.connect("app.example.com")
+    with pytest.raises(lt.ConfigError, match="api_key"):
+        lt.connect(api_key="x")
+
+
+def test_a_closed_kit_leaves_no_thread(settings: lt.Settings) -> None:
+    before = threading.active_count()
+    kit = lt.connect(settings=settings, quiet=True)
+    kit.submit("x", model="demo-fast").events()
+    kit.close()
+    kit.close()
+    wait_until(lambda: threading.active_count() <= before)

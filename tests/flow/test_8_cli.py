@@ -1,0 +1,310 @@
+"""The `longtask` command, as a person types it."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import longtask_kit as lt
+from tests.wait import wait_until
+
+LONGTASK = [sys.executable, "-m", "longtask_kit.cli"]
+
+
+def longtask(
+    *arguments: str, stdin: str = "", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*LONGTASK, *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"COLUMNS": "120"} | environment,
+        check=False,
+    )
+
+
+@pytest.fixture
+def environment(stack: lt.LocalStack) -> dict[str, str]:
+    """Nothing but the variables that `longtask up` prints."""
+    return stack.environment
+
+
+@pytest.fixture
+def plain(kit: lt.Kit) -> str:
+    return kit.submit("Explain tides", model="demo-fast").result(30)
+
+
+def read_id(process: subprocess.Popen[str]) -> str:
+    """Return the task id from a running `longtask run --json`."""
+    assert process.stdout is not None
+    task_id: str = json.loads(process.stdout.readline())["taskId"]
+    return task_id
+
+
+def test_run_streams_the_text_and_nothing_else_to_standard_output(
+    environment: dict[str, str], plain: str
+) -> None:
+    done = longtask("run", "Explain tides", "--model", "demo-fast", **environment)
+    assert done.returncode == 0
+    assert done.stdout.rstrip("\n") == plain.rstrip("\n")
+    assert "QStash 127.0.0.1" in done.stderr
+    piped = longtask("run", "-", "--model", "demo-fast", stdin="Explain tides", **environment)
+    assert piped.stdout == done.stdout
+
+
+def test_run_json_prints_one_wire_event_a_line(environment: dict[str, str], plain: str) -> None:
+    done = longtask("run", "Explain tides", "--model", "demo-fast", "--json", **environment)
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {"type", "data", "taskId", "timestamp", "id"} <= set(events[0])
+    assert [event["type"] for event in events][-1] == "end"
+    assert events[-1]["data"] == plain
+
+
+def test_a_retry_is_told_on_standard_error(environment: dict[str, str], plain: str) -> None:
+    done = longtask("run", "Explain tides", "--model", "demo-cut-then-ok", **environment)
+    assert done.returncode == 0
+    assert done.stdout.rstrip("\n").endswith(plain.rstrip("\n"))
+    assert "attempt 1 failed" in done.stderr
+    assert "starts over" in done.stderr
+
+
+def test_a_failed_task_is_exit_code_1_with_its_cause(environment: dict[str, str]) -> None:
+    done = longtask("run", "Explain tides", "--model", "demo-bad-key", **environment)
+    assert done.returncode == 1
+    assert "failed: The model service answered 401" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", " "], "empty"),
+        (["run", "x", "--max-tokens", "0"], "maxTokens"),
+        (["run", "x", "--temperature", "9"], "temperature"),
+        (["tail", "task_" + "0" * 22], "submit it again"),
+        (["cancel", "nonsense"], "submit it again"),
+        (["status", "nonsense"], "submit it again"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_1(
+    environment: dict[str, str], arguments: list[str], says: str
+) -> None:
+    done = longtask(*arguments, **environment)
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_half_an_environment_is_told(environment: dict[str, str]) -> None:
+    half = {"QSTASH_TOKEN": environment["QSTASH_TOKEN"]}
+    done = longtask("run", "x", **half)
+    assert done.returncode == 1
+    assert "UPSTASH_REDIS_REST_URL" in done.stderr
+    assert environment["QSTASH_TOKEN"] not in done.stderr + done.stdout
+
+
+def test_killing_run_loses_nothing(environment: dict[str, str], plain: str) -> None:
+    command = [*LONGTASK, "run", "Explain tides", "--model", "demo@100", "--json"]
+    running = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | environment
+    )
+    assert running.stdout is not None
+    task_id = read_id(running)
+    for line in running.stdout:
+        if json.loads(line)["type"] == "content":
+            break
+    running.kill()
+    running.communicate()
+    tailed = longtask("tail", task_id, "--json", **environment)
+    events = [json.loads(line) for line in tailed.stdout.splitlines()]
+    deltas = [event for event in events if event["type"] == "content"]
+    assert "".join(event["data"] for event in deltas) == plain
+    assert len({event["id"] for event in events}) == len(events), "each event once"
+    assert longtask("tail", task_id, **environment).stdout.rstrip("\n") == plain.rstrip("\n")
+
+
+def test_ctrl_c_leaves_at_once_and_says_how_to_come_back(environment: dict[str, str]) -> None:
+    command = [*LONGTASK, "run", "Explain tides", "--model", "demo-slow-start", "--json"]
+    running = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+    )
+    task_id = read_id(running)
+    running.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, errors = running.communicate(timeout=20)
+    assert time.monotonic() - began < 5
+    assert running.returncode == 130
+    assert f"longtask tail {task_id}" in errors
+    assert "Traceback" not in errors
+    assert longtask("cancel", task_id, **environment).stdout in ("cancelled\n", "asked to stop\n")
+    ended = longtask("tail", task_id, **environment)
+    assert ended.returncode == 1
+    assert "cancelled" in ended.stderr
+
+
+def test_ls_and_status_show_what_there_is(environment: dict[str, str], kit: lt.Kit) -> None:
+    task = kit.submit("A prompt with [red]markup[/red] and \x1b[31mescapes", model="demo-fast")
+    task.result(30)
+    listed = longtask("ls", "--limit", "3", **environment)
+    assert task.id in listed.stdout
+    assert "[red]markup[/red]" in listed.stdout
+    assert "\x1b[31m" not in listed.stdout
+    record = json.loads(longtask("status", task.id, "--json", **environment).stdout)
+    assert (record["taskId"], record["status"]) == (task.id, "completed")
+    assert "completed" in longtask("status", task.id, **environment).stdout
+    first = json.loads(longtask("ls", "--json", "--limit", "1", **environment).stdout)
+    assert first["taskId"].startswith("task_")
+
+
+def test_doctor_finds_everything_well(environment: dict[str, str]) -> None:
+    done = longtask("doctor", **environment)
+    assert done.returncode == 0, done.stdout
+    for row in ("Redis answers", "QStash answers", "signing keys match", "model answers"):
+        assert f"✓  {row}" in done.stdout
+    for name in ("QSTASH_TOKEN", "OPENAI_API_KEY"):
+        assert environment[name] not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "row", "cure"),
+    [
+        ({"QSTASH_TOKEN": "wrong"}, "QStash answers", "Check QSTASH_TOKEN"),
+        ({"UPSTASH_REDIS_REST_TOKEN": "wrong"}, "Redis answers", "WRONGPASS"),
+        ({"UPSTASH_REDIS_REST_URL": "http://127.0.0.1:9"}, "Redis answers", "URL"),
+        ({"OPENAI_API_KEY": "wrong"}, "model answers", "check OPENAI_API_KEY"),
+        ({"OPENAI_BASE_URL": "http://127.0.0.1:9"}, "model answers", "check OPENAI_BASE_URL"),
+        ({"LONGTASK_MODEL": "gpt-9"}, "model answers", "LONGTASK_MODEL"),
+        ({"LONGTASK_BASE_URL": "http://127.0.0.1:9"}, "webhook answers", "LONGTASK_BASE_URL"),
+        ({"QSTASH_CURRENT_SIGNING_KEY": "sig_" + "0" * 40}, "signing keys match", "Copy both"),
+        ({"OPENAI_API_KEY": ""}, "OPENAI_API_KEY", "platform.openai.com"),
+    ],
+)
+def test_doctor_names_what_is_wrong_and_the_cure(
+    environment: dict[str, str], change: dict[str, str], row: str, cure: str
+) -> None:
+    done = longtask("doctor", **(environment | change))
+    assert done.returncode == 1
+    assert f"✗  {row}" in done.stdout
+    assert cure in " ".join(done.stdout.split())
+
+
+@pytest.fixture
+def up(home: Path) -> Iterator[subprocess.Popen[str]]:
+    """`longtask up --json` on free ports."""
+    ports = [f"--{name}-port=0" for name in ("redis", "qstash", "app", "model")]
+    running = subprocess.Popen(
+        [*LONGTASK, "up", "--json", *ports],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    yield running
+    running.kill()
+    running.communicate()
+
+
+def test_up_prints_an_environment_that_is_all_another_shell_needs(
+    up: subprocess.Popen[str], plain: str
+) -> None:
+    assert up.stdout is not None
+    environment = json.loads(up.stdout.readline())
+    assert set(environment) == {
+        "QSTASH_URL",
+        "QSTASH_TOKEN",
+        "QSTASH_CURRENT_SIGNING_KEY",
+        "QSTASH_NEXT_SIGNING_KEY",
+        "UPSTASH_REDIS_REST_URL",
+        "UPSTASH_REDIS_REST_TOKEN",
+        "OPENAI_API_KEY",
+        "OPENAI_BASE_URL",
+        "LONGTASK_BASE_URL",
+        "NEXT_PUBLIC_BASE_URL",
+        "LONGTASK_MODEL",
+    }
+    done = longtask("run", "Explain tides", "--model=demo-fast", LONGTASK_HOME="/x", **environment)
+    assert done.stdout.rstrip("\n") == plain.rstrip("\n")
+    joined = longtask("status")
+    assert f"process {up.pid}" in joined.stdout, "notebooks on this machine join it"
+    up.send_signal(signal.SIGINT)
+    _, errors = up.communicate(timeout=20)
+    assert up.returncode == 130
+    assert "Traceback" not in errors
+
+
+def test_down_ends_the_stack_once(up: subprocess.Popen[str]) -> None:
+    assert up.stdout is not None
+    up.stdout.readline()
+    again = longtask("up", "--redis-port=0", "--qstash-port=0", "--app-port=0", "--model-port=0")
+    assert again.returncode == 1
+    assert "longtask down" in again.stderr
+    assert "has ended" in longtask("down").stdout
+    up.communicate(timeout=20)
+    assert up.returncode == 0
+    assert "no local stack" in longtask("down").stdout
+
+
+def test_serve_serves_the_app_from_the_environment(
+    environment: dict[str, str], kit: lt.Kit
+) -> None:
+    bare = longtask("serve", "--port", "0")
+    assert bare.returncode == 1
+    assert "QSTASH_CURRENT_SIGNING_KEY" in bare.stderr
+    port = environment["LONGTASK_BASE_URL"].rpartition(":")[2]
+    taken = longtask("serve", "--port", port, **environment)
+    assert taken.returncode == 1
+    assert f"127.0.0.1:{port}" in taken.stderr
+    serving = subprocess.Popen(
+        [*LONGTASK, "serve", "--port", "0"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+    )
+    assert serving.stderr is not None
+    assert "webhook app on" in serving.stderr.readline()
+    wait_until(lambda: "running" in serving.stderr.readline().lower())  # type: ignore[union-attr]
+    serving.send_signal(signal.SIGINT)
+    _, errors = serving.communicate(timeout=20)
+    assert serving.returncode == 130
+    assert "Traceback" not in errors
+
+
+def test_on_a_terminal_a_status_line_lives_below_the_text(
+    environment: dict[str, str], plain: str
+) -> None:
+    main, side = pty.openpty()
+    running = subprocess.Popen(
+        [*LONGTASK, "run", "Explain tides", "--model", "demo@200"],
+        stdout=side,
+        stderr=side,
+        env=os.environ | environment | {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"},
+    )
+    os.close(side)
+    shown = b""
+    while select.select([main], [], [], 30)[0]:
+        try:
+            shown += os.read(main, 65_536)
+        except OSError:  # the terminal's other side is closed
+            break
+    assert running.wait(20) == 0
+    os.close(main)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert "running · " in text
+    assert "tokens" in text
+    assert "completed · " in text
+    flat = "".join(text.split())
+    assert "".join(plain.split())[-80:] in flat
