@@ -300,9 +300,8 @@ def serve(
     settings = Settings()
     asgi_app = create_app(settings)
     listener = bind(host, port)
-    sys.stderr.write(
-        f"webhook app on http://{host}:{port}, public URL {settings.base_url}; docs at /docs\n"
-    )
+    address = f"http://{host}:{listener.getsockname()[1]}"
+    sys.stderr.write(f"webhook app on {address}, public URL {settings.base_url}; docs at /docs\n")
     config = uvicorn.Config(
         asgi_app, log_level="info", ws="none", timeout_graceful_shutdown=STOP_GRACE_S
     )

@@ -358,12 +358,14 @@ class Store:
         return await self._run([["EVAL", source, *tail] for tail in tails] + [*also])
 
     async def _run(self, commands: list[list[Any]]) -> list[Any]:
-        pipeline = self._redis.pipeline()
-        for command in commands:
-            pipeline.execute(command)
         try:
             # The SDK has no timeout of its own: a hung request would hang the attempt for ever.
             async with asyncio.timeout(self._timeout_s):
+                if len(commands) == 1:  # the SDK loses the text of an error to a whole pipeline
+                    return [await self._redis.execute(commands[0])]
+                pipeline = self._redis.pipeline()
+                for command in commands:
+                    pipeline.execute(command)
                 return await pipeline.exec()
         except TimeoutError as exc:
             raise StoreError(f"Redis did not answer within {self._timeout_s:g} s.") from exc

@@ -59,7 +59,7 @@ def print_stream(task: Task) -> Transcript:
     On a terminal a live status line stands below the text. Elsewhere the text goes to standard
     output as it is, and notes to standard error.
     """
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, emoji=False)
     if console.is_terminal:
         _print_live(task, task.events(), console)
     else:
@@ -93,22 +93,28 @@ def _print_live(task: Task, events: Iterable[TaskEvent], console: Console) -> No
                 lines = (view.open_line + make_printable(event.data)).split("\n")
                 view.open_line = lines.pop()
                 for line in lines:
-                    live.console.print(Text(line))
+                    _print_line(live, line)
             elif event.type == "status" and event.data == "retrying":
                 _break(view, live, f"attempt {event.cursor.attempt} failed: {event.error}")
             elif event.type == "start" and event.data != "1":
                 _break(view, live, f"attempt {event.data}: the text starts over")
-        if view.open_line:
-            live.console.print(Text(view.open_line))
-            view.open_line = ""
+        _close_line(view, live)
     console.print(Text(view.describe(), style="dim"))
 
 
 def _break(view: _LiveView, live: Live, note: str) -> None:
-    if view.open_line:
-        live.console.print(Text(view.open_line))
-        view.open_line = ""
+    _close_line(view, live)
     live.console.print(Text(f"── {make_printable(note)}", style="magenta"))
+
+
+def _close_line(view: _LiveView, live: Live) -> None:
+    if view.open_line:
+        line, view.open_line = view.open_line, ""
+        _print_line(live, line)
+
+
+def _print_line(live: Live, line: str) -> None:
+    live.console.print(Text(line), soft_wrap=True)  # whole, so that it can be copied as one
 
 
 class _LiveView:

@@ -91,10 +91,8 @@ def create_router(
 
 
 def _check_settings(settings: Settings) -> None:
-    settings.require(*CLIENT_NAMES)
-    if not settings.dev:
-        settings.require(*SIGNING_NAMES)
-    elif not is_loopback(settings.base_url):
+    settings.require(*CLIENT_NAMES, *(() if settings.dev else SIGNING_NAMES))
+    if settings.dev and not is_loopback(settings.base_url):
         raise ConfigError(
             f"LONGTASK_DEV=1 runs tasks without a signature, so LONGTASK_BASE_URL must be on this "
             f"machine; it is {settings.base_url}. Unset LONGTASK_DEV."

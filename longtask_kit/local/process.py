@@ -90,6 +90,7 @@ async def run_stack(
     config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     identity = _load_identity(config.data_dir)
     async with contextlib.AsyncExitStack() as stack:
+        stack.callback(_forget, files.state)  # last of all: `longtask down` waits for it
         redis_url = config.redis_url or await _start_valkey(config, files, stack)
         listeners, rewrites = _bind_all(config, identity)
         environment = _make_environment(identity)
@@ -98,10 +99,11 @@ async def run_stack(
         queue = apps["qstash"]
         for name in ("model", "redis", "app", "qstash"):  # whoever is called is up first
             await stack.enter_async_context(_serving(activity.guard(apps[name]), listeners[name]))
+            if name == "redis":  # the server would wait for its subscriptions otherwise
+                stack.callback(apps["redis"].end_streams)
         write_private(config.data_dir / "identity.json", json.dumps(identity))
         state = {"pid": os.getpid(), "environment": environment}
         write_private(files.state, json.dumps(state))
-        stack.callback(_forget, files.state)
         announce(environment)
         warming = asyncio.create_task(asyncio.to_thread(_warm_up))
         stack.callback(warming.cancel)
@@ -318,13 +320,24 @@ def serve_for_ever(
         config: What to run.
         announce: As in `run_stack`.
         owned: End as well when standard input closes: whoever started us is gone.
+
+    Raises:
+        LocalStackError: As `run_stack`.
+        KeyboardInterrupt: After a clean end by Ctrl-C.
     """
+    was_interrupted = False
 
     async def main() -> None:
         stop = asyncio.Event()
+
+        def interrupt() -> None:
+            nonlocal was_interrupted
+            was_interrupted = True
+            stop.set()
+
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+        loop.add_signal_handler(signal.SIGINT, interrupt)
         if owned:
             loop.add_reader(sys.stdin.fileno(), stop.set)
         await run_stack(config, announce=announce, stop=stop)
@@ -335,6 +348,8 @@ def serve_for_ever(
         asyncio.run(main())
     else:
         uvloop.run(main())
+    if was_interrupted:
+        raise KeyboardInterrupt
 
 
 def parse_arguments(text: str) -> StackConfig:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 10.0
+# What this process started and left running: kept, so that an ended one is reaped when asked for;
+# otherwise it would stay a zombie, and look alive.
+_STARTED: dict[int, subprocess.Popen[bytes]] = {}
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -69,6 +72,7 @@ class LocalStack:
                 self._process = _spawn(config, self._files, owned=True)
                 state = _wait_until_ready(self._process, self._files)
         except BaseException:
+            self._end_process()
             self._remove_scratch()
             raise
         self.pid: int = state["pid"]
@@ -91,6 +95,7 @@ class LocalStack:
             state = _read_state(files)
             if state is None:
                 process = _spawn(config, files, owned=False)
+                _STARTED[process.pid] = process
                 state = _wait_until_ready(process, files)
         return cls._of(files, state)
 
@@ -139,16 +144,21 @@ class LocalStack:
             LocalStackError: It does not end.
         """
         if self._process is not None:
-            if self._process.stdin is not None:
-                self._process.stdin.close()
-            self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_STOP_TIMEOUT_S)
-            self._process.kill()
-            self._process.wait()
+            self._end_process()
         elif _is_alive(self.pid):
-            _terminate(self.pid)
+            _terminate(self.pid, self._files)
         self._remove_scratch()
+
+    def _end_process(self) -> None:
+        if self._process is None:
+            return
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_STOP_TIMEOUT_S)
+        self._process.kill()
+        self._process.wait()
 
     def _remove_scratch(self) -> None:
         if self._scratch is not None:
@@ -282,6 +292,8 @@ def _read_state(files: StackFiles) -> dict[str, Any] | None:
 
 
 def _is_alive(pid: int) -> bool:
+    if pid in _STARTED:
+        return _STARTED[pid].poll() is None
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -291,13 +303,15 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _terminate(pid: int) -> None:
+def _terminate(pid: int, files: StackFiles) -> None:
+    """End a stack's process and wait for the last thing it does, which is to remove its state.
+
+    Its process id may stay: a kernel that started it has not reaped it yet.
+    """
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
     give_up_at = time.monotonic() + _STOP_TIMEOUT_S
-    while _is_alive(pid):
+    while files.state.exists() and _is_alive(pid):
         if time.monotonic() > give_up_at:
             raise LocalStackError(f"The stack (process {pid}) does not end; try `kill -9 {pid}`.")
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)  # our own child would stay a zombie, and look alive
         time.sleep(0.02)

@@ -7,7 +7,7 @@ from tests.benchmarks.cases import BENCHMARKS
 
 def test_every_benchmark_yields_rows_whatever_the_machine_is_busy_with() -> None:
     command = [sys.executable, "-m", "tests.benchmarks", "--quick", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -23,7 +23,7 @@ def test_every_benchmark_yields_rows_whatever_the_machine_is_busy_with() -> None
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     command = [sys.executable, "-m", "tests.benchmarks", "--only", "nonsense"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     assert done.returncode == 2
     assert "log-size" in done.stderr

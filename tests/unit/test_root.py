@@ -39,7 +39,7 @@ HEAVY = "fastapi openai uvicorn ipywidgets anywidget IPython pydantic httpx redi
 
 def run_python(code: str) -> str:
     """Run code in a fresh interpreter and return what it printed."""
-    done = subprocess.run(  # noqa: S603 - our own code
+    done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
     )
     return done.stdout.strip()

@@ -16,13 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from longtask_kit.errors import NonRetryableError, RetryableError
-from longtask_kit.events import Usage
+from longtask_kit.events import Usage, make_valid_text
 from longtask_kit.run import (
     Outcome,
     _adapt_request,
     _build_request,
     decode_stream,
-    make_valid_text,
     map_model_error,
     parse_retry_after,
 )

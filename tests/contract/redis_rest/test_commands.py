@@ -15,13 +15,11 @@ from upstash_redis import Redis
 from upstash_redis.asyncio import Redis as AsyncRedis
 from upstash_redis.errors import UpstashError
 
-from longtask_kit.local import redis_rest
+from longtask_kit.local import redis_rest, redis_wire
 from longtask_kit.local.redis_rest import create_redis_rest_app
-from tests.contract.redis_fixtures import TOKEN
+from tests.contract.redis_rest.conftest import TOKEN
 from tests.serving import serve
 from tests.wait import wait_until
-
-pytest_plugins = ["tests.contract.redis_fixtures"]
 
 BASE64 = {"Upstash-Encoding": "base64"}
 TEXT = st.text(st.characters(codec="utf-8"))
@@ -373,7 +371,7 @@ def test_a_client_that_leaves_while_it_blocks_takes_nothing_with_it(
 def test_an_interrupted_reply_is_never_read_by_the_next_caller(redis_url: str) -> None:
     """The unit that holds the connection: cancelled while Redis still owes it an answer."""
 
-    async def run() -> list[redis_rest.Reply]:
+    async def run() -> list[redis_wire.Reply]:
         app = redis_rest.RedisRest(redis_url, token=TOKEN, heartbeat_s=1)
         app._pool = ConnectionPool.from_url(redis_url, protocol=2, socket_timeout=None)
         slow = asyncio.ensure_future(app._run([[b"BLPOP", b"no-list", b"0"], [b"PING"]]))

@@ -11,11 +11,9 @@ from httpx_sse import EventSource
 from upstash_redis import Redis
 
 from longtask_kit.local.redis_rest import create_redis_rest_app
-from tests.contract.redis_fixtures import TOKEN
+from tests.contract.redis_rest.conftest import TOKEN
 from tests.serving import serve
 from tests.wait import wait_until
-
-pytest_plugins = ["tests.contract.redis_fixtures"]
 
 
 @contextlib.contextmanager

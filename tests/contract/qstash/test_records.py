@@ -10,7 +10,7 @@ from qstash import QStash
 from qstash.errors import QStashError
 from qstash.log import LogState
 
-from tests.contract.qstash_destination import (
+from tests.contract.qstash.destination import (
     Answer,
     Destination,
     publish,
@@ -18,8 +18,6 @@ from tests.contract.qstash_destination import (
     verify,
     wait_until,
 )
-
-pytest_plugins = ["tests.contract.qstash_fixtures"]
 
 
 def make_dead_letters(sdk: QStash, destination: Destination, labels: list[str]) -> list[str]:
