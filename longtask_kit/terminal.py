@@ -93,7 +93,7 @@ def _print_live(task: Task, events: Iterable[TaskEvent], console: Console) -> No
                 lines = (view.open_line + make_printable(event.data)).split("\n")
                 view.open_line = lines.pop()
                 for line in lines:
-                    _print_line(live, line)
+                    live.console.print(Text(line))
             elif event.type == "status" and event.data == "retrying":
                 _break(view, live, f"attempt {event.cursor.attempt} failed: {event.error}")
             elif event.type == "start" and event.data != "1":
@@ -110,11 +110,7 @@ def _break(view: _LiveView, live: Live, note: str) -> None:
 def _close_line(view: _LiveView, live: Live) -> None:
     if view.open_line:
         line, view.open_line = view.open_line, ""
-        _print_line(live, line)
-
-
-def _print_line(live: Live, line: str) -> None:
-    live.console.print(Text(line), soft_wrap=True)  # whole, so that it can be copied as one
+        live.console.print(Text(line))
 
 
 class _LiveView:

@@ -291,11 +291,13 @@ def keep_letters(text: str) -> str:
 
 
 def test_on_a_terminal_a_status_line_lives_below_the_text(
-    environment: dict[str, str], plain: str
+    environment: dict[str, str], kit: lt.Kit
 ) -> None:
+    # A reply without joined emoji, which the emulator does not know.
+    plain = kit.submit("Explain sand", model="demo-fast", max_tokens=40).result(30)
     main, side = pty.openpty()
     running = subprocess.Popen(
-        [*LONGTASK, "run", "Explain tides", "--model", "demo@200"],
+        [*LONGTASK, "run", "Explain sand", "--model", "demo@60", "--max-tokens", "40"],
         stdout=side,
         stderr=side,
         env=os.environ | environment | {"TERM": "xterm-256color", "COLUMNS": "60", "LINES": "60"},
