@@ -87,6 +87,11 @@ _MODULES = {
 }
 
 
+def load_ipython_extension(ipython: Any) -> None:  # noqa: ANN401 - IPython's shell
+    """Register the magics: `%load_ext longtask_kit`."""
+    import_module(f"{__name__}.magics").load_ipython_extension(ipython)
+
+
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
     """Load a public name on first use."""
     if name not in __all__:

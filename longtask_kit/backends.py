@@ -10,7 +10,7 @@ from longtask_kit.errors import ConfigError, QuotaError, StoreError, SubmitError
 from longtask_kit.keys import is_task_id
 from longtask_kit.queue import Queue
 from longtask_kit.store import Store, TaskRecord
-from longtask_kit.submit import TaskSpec, cancel_task, submit_task
+from longtask_kit.submit import TaskSpec, cancel_task, retry_task, submit_task
 from longtask_kit.subscribe import EventSource, HttpSource, RedisSource, expired
 
 if TYPE_CHECKING:
@@ -40,6 +40,10 @@ class Backend(Protocol):
 
     async def cancel(self, task_id: str) -> Status:
         """Cancel, and return the status it led to, or raise StreamExpiredError."""
+        ...
+
+    async def retry(self, task_id: str) -> None:
+        """Run a failed task again, or raise SubmitError or StreamExpiredError."""
         ...
 
     async def delete(self, task_id: str) -> None:
@@ -85,6 +89,11 @@ class ServiceBackend:
         if status is None:
             raise expired(task_id)
         return status
+
+    async def retry(self, task_id: str) -> None:
+        """See `Backend`."""
+        if await retry_task(task_id, store=self._store, queue=self._queue) is None:
+            raise expired(task_id)
 
     async def delete(self, task_id: str) -> None:
         """See `Backend`."""
@@ -141,6 +150,10 @@ class HttpBackend:
         answer = await self._call("POST", "/api/tasks/cancel", json={"taskId": task_id})
         status: Status = answer["status"]
         return status
+
+    async def retry(self, task_id: str) -> None:
+        """See `Backend`."""
+        await self._call("POST", "/api/tasks/retry", json={"taskId": task_id})
 
     async def delete(self, task_id: str) -> None:
         """See `Backend`."""

@@ -268,6 +268,8 @@ class Transcript:
     finish_reason: str | None = None
     tokens: int = 0
     cursor: Cursor = START
+    began: datetime | None = None
+    updated: datetime | None = None
     started: datetime | None = None
     first_token: datetime | None = None
     ended: datetime | None = None
@@ -288,6 +290,7 @@ class Transcript:
     def apply(self, event: TaskEvent) -> None:
         """Take one event in; cursors must come in increasing order."""
         self.cursor = max(self.cursor, event.cursor)
+        self.began, self.updated = self.began or event.time, event.time
         match event.type:
             case "status":
                 self.status = event.data  # type: ignore[assignment]  # one of ours, by contract

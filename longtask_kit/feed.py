@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from longtask_kit.events import Transcript
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from longtask_kit.errors import LongTaskError
     from longtask_kit.events import TaskEvent
 
+_Seen = TypeVar("_Seen")
 _TICK_S = 0.1  # ipykernel delivers an Interrupt only between two steps of a waiting coroutine
 
 
@@ -62,6 +63,22 @@ class Feed:
         """Go on after an early end."""
         with self._changed:
             self.error, self._is_closed = None, False
+
+    def read(self, look: Callable[[Transcript], _Seen]) -> _Seen:
+        """Return what `look` sees of the state, which does not change meanwhile."""
+        with self._changed:
+            return look(self.transcript)
+
+    def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call `listener`, on the kit's thread, at every change; returns what ends that."""
+        with self._changed:
+            self._listeners.add(listener)
+
+        def stop() -> None:
+            with self._changed:
+                self._listeners.discard(listener)
+
+        return stop
 
     def copy_transcript(self) -> Transcript:
         """Return the state so far as a value that does not change any more."""
@@ -132,10 +149,8 @@ class Feed:
             with contextlib.suppress(RuntimeError):  # that loop is closed; nobody waits
                 loop.call_soon_threadsafe(changed.set)
 
-        with self._changed:
-            self._listeners.add(wake)
+        stop = self.listen(wake)
         try:
             yield changed
         finally:
-            with self._changed:
-                self._listeners.discard(wake)
+            stop()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from longtask_kit.events import Status
     from longtask_kit.run import Handler
     from longtask_kit.serve import ServedApp
+    from longtask_kit.widgets import TaskPanel
 
 _Answer = TypeVar("_Answer")
 _HOSTED_NAMES = ("QSTASH_TOKEN", "UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN")
@@ -165,7 +166,7 @@ class Kit:
             metadata=dict(metadata or {}),
         )
         task_id, _ = self.ask(lambda backend: backend.submit(spec))
-        return Task(task_id, door=self)
+        return Task(task_id, door=self, spec=spec.to_wire())
 
     def attach(self, task_id: str) -> Task:
         """Return a task by its id: it replays what happened, then follows.
@@ -215,6 +216,12 @@ class Kit:
             self._use(served.settings)
         return served
 
+    def panel(self) -> TaskPanel:
+        """Return the notebook panel: a form, the live output of its task, earlier tasks."""
+        from longtask_kit.widgets import TaskPanel
+
+        return TaskPanel(self)
+
     def close(self) -> None:
         """Stop the background thread and what `serve()` started; tasks go on in the queue."""
         if not self._finalizer.alive:
@@ -236,6 +243,10 @@ class Kit:
     def start(self, work: Coroutine[Any, Any, _Answer]) -> Future[_Answer]:
         """Run a coroutine on the background loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def call_later(self, delay_s: float, work: Callable[[], None]) -> None:
+        """Call a function on the background loop's thread, after a delay."""
+        self._loop.call_soon_threadsafe(self._loop.call_later, delay_s, work)
 
     def ask(self, question: Callable[[Backend], Coroutine[Any, Any, _Answer]]) -> _Answer:
         """Ask the backend something and wait for the answer; a local stack that ended is restarted.

@@ -53,12 +53,15 @@ class Queue:
         """Close the connections."""
         await self._client.http._client.aclose()  # noqa: SLF001 - the SDK offers no close
 
-    async def publish(self, task_id: str, spec: dict[str, Any]) -> str:
+    async def publish(
+        self, task_id: str, spec: dict[str, Any], *, deduplication_id: str | None = None
+    ) -> str:
         """Hand a task to the queue, which will call the webhook.
 
         Args:
-            task_id: The task; also the deduplication id, so that publishing twice runs once.
+            task_id: The task.
             spec: What to run, as `TaskSpec.to_wire()` gives it.
+            deduplication_id: Publishing twice with the same one runs once; None is the task id.
 
         Returns:
             The queue's message id.
@@ -73,7 +76,7 @@ class Queue:
             content_type="application/json",
             retries=self._settings.retries,
             failure_callback=self._settings.failure_url,
-            deduplication_id=task_id,
+            deduplication_id=deduplication_id or task_id,
         )
         try:
             async with asyncio.timeout(_TIMEOUT_S):

@@ -127,6 +127,29 @@ async def submit_task(
     return task_id, message_id
 
 
+async def retry_task(task_id: str, *, store: Store, queue: Queue) -> str | None:
+    """Run a failed task again as a new attempt.
+
+    Returns:
+        The queue's id of the new message; None when the task is unknown.
+
+    Raises:
+        SubmitError: It has not failed, or the queue refused.
+        StoreError: Redis did not answer; try again.
+    """
+    record = await store.read_task(task_id)
+    if record is None:
+        return None
+    if record.status != "failed":
+        raise SubmitError(f"Only a failed task can be retried; {task_id} is {record.status}.")
+    # Asked twice for the same failure, the queue takes it once.
+    message_id = await queue.publish(
+        task_id, record.spec, deduplication_id=f"{task_id}-{record.attempt}"
+    )
+    await store.set_message_id(task_id, message_id)
+    return message_id
+
+
 async def cancel_task(task_id: str, *, store: Store, queue: Queue) -> Status | None:
     """Cancel a task: at once when nothing runs it, else at the attempt's next flush.
 

@@ -19,7 +19,7 @@ from longtask_kit.feed import Feed
 from longtask_kit.subscribe import follow
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping
     from concurrent.futures import Future
 
     from longtask_kit.backends import Backend
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _CATCH_UP_S = 10.0
 _Answer = TypeVar("_Answer")
+_Seen = TypeVar("_Seen")
 
 
 class Door(Protocol):
@@ -40,6 +41,10 @@ class Door(Protocol):
 
     def start(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
         """Run a coroutine on the background loop."""
+        ...
+
+    def call_later(self, delay_s: float, work: Callable[[], None]) -> None:
+        """Call a function on the background loop's thread, after a delay."""
         ...
 
     def ask(self, question: Callable[[Backend], Coroutine[Any, Any, _Answer]]) -> _Answer:
@@ -88,11 +93,20 @@ class Task:
 
     Attributes:
         id: Hand it to `kit.attach()` in another cell, another kernel, tomorrow.
+        spec: What runs, in the wire's words; over the HTTP API only prompt and model.
     """
 
-    def __init__(self, task_id: str, *, door: Door, record: TaskRecord | None = None) -> None:
+    def __init__(
+        self,
+        task_id: str,
+        *,
+        door: Door,
+        record: TaskRecord | None = None,
+        spec: Mapping[str, Any] | None = None,
+    ) -> None:
         self.id = task_id
-        self._door = door
+        self.door = door
+        self.spec = dict(spec or (record.spec if record else {}))
         self._record = record
         self._feed = Feed()
         self._follower: Future[None] | None = None
@@ -211,7 +225,17 @@ class Task:
         Raises:
             StreamExpiredError: It is not there any more.
         """
-        return self._door.ask(lambda backend: backend.cancel(self.id))
+        return self.door.ask(lambda backend: backend.cancel(self.id))
+
+    def retry(self) -> None:
+        """Run a failed task again as a new attempt; its text starts over.
+
+        Raises:
+            SubmitError: It has not failed, or the queue refused.
+            StreamExpiredError: It is not there any more.
+        """
+        self.door.ask(lambda backend: backend.retry(self.id))
+        self._reopen()
 
     def delete(self) -> None:
         """Remove the task's record and log before their time; an attempt under way stops.
@@ -219,22 +243,62 @@ class Task:
         Raises:
             StreamExpiredError: It is not there any more.
         """
-        self._door.ask(lambda backend: backend.delete(self.id))
+        self.door.ask(lambda backend: backend.delete(self.id))
+
+    def _ipython_display_(self) -> None:
+        """Show a live output area, or print the text where there are no widgets."""
+        from longtask_kit.widgets.display import display_task
+
+        display_task(self)
+
+    # -- for widgets ----------------------------------------------------------------------------
+
+    @property
+    def broken(self) -> LongTaskError | None:
+        """Why following ended early, or None."""
+        return self._feed.error
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the end, of the task or of following it, has been taken in."""
+        return self._feed.is_closed
+
+    def copy_state(self) -> Transcript:
+        """Return the state so far as a value; never blocks for long."""
+        return self._feed.copy_transcript()
+
+    def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Follow, and call `listener` on the kit's thread at every change; returns what ends it."""
+        stop = self._feed.listen(listener)
+        self._follow()
+        return stop
+
+    def read_state(self, look: Callable[[Transcript], _Seen]) -> _Seen:
+        """Return what `look` sees of the state so far; never blocks for long."""
+        return self._feed.read(look)
+
+    async def retry_on_loop(self) -> None:
+        """As `retry`, for whoever already is on the kit's loop."""
+        await self.door.backend.retry(self.id)
+        self._reopen()
 
     # -- following ------------------------------------------------------------------------------
 
     def _follow(self) -> None:
         """Have the background thread take events in, unless it does or did."""
-        if self._follower is not None and self._feed.error is None:
-            return
+        if self._follower is None or self._feed.error is not None:
+            self._reopen()
+
+    def _reopen(self) -> None:
+        """Follow from where the feed stands."""
         self._feed.reopen()
-        self._follower = self._door.start(self._take_events())
+        self._follower = self.door.start(self._take_events())
 
     async def _take_events(self) -> None:
         error: LongTaskError | None = None
         try:
             after = self._feed.transcript.cursor
-            events = follow(self._door.backend.source, self.id, after=after)
+            events = follow(self.door.backend.source, self.id, after=after)
             async with contextlib.aclosing(events):  # type: ignore[type-var]
                 async for event in events:
                     self._feed.take(event)
@@ -257,7 +321,7 @@ class Task:
         return not self._feed.is_empty and self._feed.transcript.attempt >= record.attempt
 
     def _read_record(self) -> TaskRecord:
-        self._record = self._door.ask(lambda backend: backend.read_task(self.id))
+        self._record = self.door.ask(lambda backend: backend.read_task(self.id))
         return self._record
 
     def _read_outcome(self) -> str:

@@ -15,7 +15,7 @@ from longtask_kit.keys import is_task_id
 from longtask_kit.services import Services
 from longtask_kit.settings import secret
 from longtask_kit.store import Store, TaskRecord
-from longtask_kit.submit import TaskSpec, cancel_task, submit_task
+from longtask_kit.submit import TaskSpec, cancel_task, retry_task, submit_task
 from longtask_kit.subscribe import expired, follow
 
 _TaskIdQuery = Annotated[str, Query(alias="taskId", description="As `start` returned it.")]
@@ -51,6 +51,7 @@ def create_tasks_router(services: Services) -> APIRouter:
             yield frame
 
     router.post("/cancel", summary="Cancel a task")(api.cancel)
+    router.post("/retry", summary="Run a failed task again")(api.retry)
     router.get("", summary="List tasks, newest first")(api.list_tasks)
     router.get("/{task_id}", summary="Status of a task")(api.read_status)
     router.delete("/{task_id}", summary="Delete a task's record and log")(api.delete)
@@ -124,6 +125,13 @@ class _TasksApi:
         record = await find_record(body.taskId, opened.store)
         status = await cancel_task(record.task_id, store=opened.store, queue=opened.queue)
         return {"taskId": record.task_id, "status": status}
+
+    async def retry(self, body: TaskReference) -> dict[str, Any]:
+        """Queue a failed task once more; its next attempt starts the text over."""
+        opened = await self._services.open()
+        record = await find_record(body.taskId, opened.store)
+        message_id = await retry_task(record.task_id, store=opened.store, queue=opened.queue)
+        return {"taskId": record.task_id, "messageId": message_id}
 
     async def list_tasks(
         self,

@@ -1,0 +1,62 @@
+"""A task as the last line of a cell: live while it runs, then static text that stays.
+
+A saved notebook keeps a widget only by its id, which nothing can draw after a restart. So when the
+task ends, its live output is replaced by text and HTML, readable on a web page, after a restart,
+and in an untrusted copy.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from longtask_kit.terminal import print_stream
+from longtask_kit.widgets.bundle import make_bundle
+
+if TYPE_CHECKING:
+    from IPython.core.display_functions import DisplayHandle
+
+    from longtask_kit.task import Task
+    from longtask_kit.widgets.output import TaskOutput
+
+
+def display_task(task: Task) -> None:
+    """Show a task in a notebook, or print it where there are no widgets."""
+    if not _is_kernel():
+        print_stream(task)
+        return
+    from IPython.display import display
+
+    if task.is_over:
+        display(make_bundle(task.snapshot()), raw=True)  # type: ignore[no-untyped-call]
+        return
+    from longtask_kit.widgets.output import TaskOutput
+
+    output = TaskOutput(task)
+    handle: DisplayHandle = display(output, display_id=True)  # type: ignore[no-untyped-call]
+    _replace_when_over(task, output, handle)
+
+
+def _replace_when_over(task: Task, output: TaskOutput, handle: DisplayHandle) -> None:
+    """Replace the live output once, on the kit's thread, when the task has ended."""
+
+    def look() -> None:
+        if task.is_over:
+            stop()
+            # After the last draw, so that the live view and what replaces it show the same.
+            task.door.call_later(0.2, replace)
+
+    def replace() -> None:
+        bundle = make_bundle(task.copy_state())
+        handle.update(bundle, raw=True)  # type: ignore[no-untyped-call]
+        output.close()
+
+    stop = task.listen(look)
+    look()
+
+
+def _is_kernel() -> bool:
+    """Tell whether we run in a Jupyter kernel rather than in a terminal or a script."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return hasattr(shell, "kernel")

@@ -1,0 +1,238 @@
+"""`TaskOutput`: the output area of one task, live.
+
+The protocol with `js/src/` is a snapshot and updates. Updates are coalesced: jupyter_server drops
+messages above 1,000 a second, and each costs some 650 bytes, so at most 30 a second are sent, each
+with an epoch (which text) and a seq (which update of it). A front end that sees a hole asks for the
+snapshot, which always is whole; a second view and a reloaded page get it by themselves.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import anywidget
+import traitlets
+
+from longtask_kit.cures import find_cure
+from longtask_kit.errors import LongTaskError
+from longtask_kit.events import TERMINAL_STATUSES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from longtask_kit.events import Transcript
+    from longtask_kit.task import Task
+
+_STATIC = Path(__file__).parent / "static"
+_DRAW_INTERVAL_S = 1 / 30
+
+
+class TaskOutput(anywidget.AnyWidget):
+    """The live output area of a task: status, figures, text, cancel, retry.
+
+    Args:
+        task: What to show; None shows an empty area until `watch()`.
+        label: Small print below the text, e.g. that the model is a scripted demo.
+        in_panel: Whether keys of the panel around it are its own.
+
+    Attributes:
+        status: `idle`, or the task's status; observable: `output.observe(f, "status")`.
+        task: What it shows.
+    """
+
+    _esm = _STATIC / "output.js"
+    _css = _STATIC / "output.css"
+    snapshot = traitlets.Dict().tag(sync=True)
+    in_panel = traitlets.Bool(False).tag(sync=True)
+    status = traitlets.Unicode("idle")
+
+    def __init__(
+        self, task: Task | None = None, *, label: str = "", in_panel: bool = False
+    ) -> None:
+        self.task: Task | None = None
+        self.handle_action: Callable[[dict[str, Any]], None] = lambda _: None
+        self._lock = threading.RLock()
+        self._epoch, self._seq, self._attempt, self._text = 0, 0, 0, ""
+        self._meta: dict[str, Any] = {"status": "idle", "isWatching": False, "label": label}
+        self._stop_listening: Callable[[], None] = lambda: None
+        self._is_draw_due = False
+        self._drawn_at = 0.0
+        super().__init__(in_panel=in_panel)
+        self.on_msg(self._receive)
+        self._keep_messages_off_busy_shells()
+        if task is not None:
+            self.watch(task)
+
+    def __repr__(self) -> str:
+        tokens = f", {self._meta['tokens']} tokens" if self._meta.get("tokens") else ""
+        return f"TaskOutput({self.status}{tokens})"
+
+    # -- what it shows --------------------------------------------------------------------------
+
+    def watch(self, task: Task) -> None:
+        """Show a task from its first token on, whatever was shown before."""
+        self._stop_listening()
+        with self._lock:
+            self.task = task
+            label = self._meta["label"]
+            self._epoch, self._seq, self._attempt, self._text = self._epoch + 1, -1, 0, ""
+            self._meta = dict.fromkeys(_FIGURES) | {"label": label, "offer": None}
+            self.show(
+                taskId=task.id,
+                status="pending",
+                model=task.spec.get("model"),
+                maxTokens=task.spec.get("maxTokens"),
+                isWatching=True,
+                canRetry=True,
+            )
+        self._stop_listening = task.listen(self._schedule_draw)
+        self._schedule_draw()
+
+    def unwatch(self) -> None:
+        """Stop watching; the task runs on."""
+        self._stop_listening()
+        self.show(isWatching=False)
+
+    def show(self, **meta: object) -> None:
+        """Change what stands around the text; the keys are those of `meta` in `js/src/`."""
+        self._send("", meta)
+
+    def cancel(self) -> None:
+        """Ask the task to end; returns at once."""
+        if (task := self.task) is not None and self.status not in TERMINAL_STATUSES:
+            task.door.start(self._report(task.door.backend.cancel(task.id)))
+
+    def retry(self) -> None:
+        """Run a failed task again as a new attempt; returns at once."""
+        if (task := self.task) is not None and self.status == "failed":
+            task.door.start(self._report(task.retry_on_loop()))
+
+    def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:  # noqa: ANN401
+        """Return the widget's state, always with the whole text as it is now."""
+        state = cast("dict[str, Any]", super().get_state(key=key, drop_defaults=drop_defaults))
+        if "snapshot" in state:
+            state["snapshot"] = self._make_snapshot()
+        return state
+
+    # -- drawing: on the kit's thread -----------------------------------------------------------
+
+    def _schedule_draw(self) -> None:
+        """Draw soon, at most 30 times a second; called whenever the task changes."""
+        task = self.task
+        if self._is_draw_due or task is None:
+            return
+        self._is_draw_due = True
+        wait_s = max(0.0, self._drawn_at + _DRAW_INTERVAL_S - time.monotonic())
+        task.door.call_later(wait_s, self._draw)
+
+    def _draw(self) -> None:
+        self._is_draw_due, self._drawn_at = False, time.monotonic()
+        task = self.task
+        if task is None:
+            return
+        text, attempt, figures = task.read_state(_take_view)
+        if task.broken is not None:
+            figures |= {"error": str(task.broken), "cure": "Attach again later.", "code": "stream"}
+        with self._lock:
+            if attempt != self._attempt:
+                self._begin_attempt(attempt)
+            changed = {name: v for name, v in figures.items() if self._meta.get(name) != v}
+            if figures["status"] in TERMINAL_STATUSES:
+                changed["isWatching"] = False
+            self._send(text[len(self._text) :], changed)
+        if self.status != figures["status"]:
+            self.status = figures["status"]
+
+    def _begin_attempt(self, attempt: int) -> None:
+        """Begin a new text: what the front end holds is void."""
+        if self._attempt:
+            self._epoch, self._seq = self._epoch + 1, -1
+            self._text = ""
+            self._meta["notice"] = f"Attempt {attempt}: the text starts over"
+        self._attempt = attempt
+
+    # -- the wire -------------------------------------------------------------------------------
+
+    def _send(self, delta: str, changed: dict[str, Any]) -> None:
+        with self._lock:
+            is_new_text = self._seq < 0
+            if not (delta or changed or is_new_text):
+                return
+            self._seq += 1
+            self._text += delta
+            self._meta |= changed
+            # The first update of a text carries everything, since it may follow a hole.
+            update = {"t": "u", "e": self._epoch, "s": self._seq}
+            update |= {"d": delta} if delta else {}
+            update |= {"m": dict(self._meta) if is_new_text else changed}
+            self.send(update)
+
+    def _make_snapshot(self) -> dict[str, Any]:
+        with self._lock:
+            return {
+                "epoch": self._epoch,
+                "seq": max(self._seq, 0),
+                "text": self._text,
+                "meta": dict(self._meta),
+            }
+
+    def _receive(self, _: object, message: dict[str, Any], __: object) -> None:
+        """Act on a message of the front end; nothing here may block the kernel's shell."""
+        match message.get("t"):
+            case "sync":
+                if (message.get("e"), message.get("s")) != (self._epoch, self._seq):
+                    self.send_state("snapshot")
+            case "lib":
+                source = (_STATIC / "markdown.js").read_text(encoding="utf-8")
+                self.send({"t": "lib", "src": source})
+            case "cancel":
+                self.cancel()
+            case "unwatch":
+                self.unwatch()
+            case "retry":
+                self.retry()
+            case _:
+                self.handle_action(message)
+
+    async def _report(self, work: Coroutine[Any, Any, object]) -> None:
+        """Await what a button asked for; its failure is shown, since nobody else would."""
+        try:
+            await work
+        except LongTaskError as exc:
+            self.show(notice=str(exc))
+
+    def _keep_messages_off_busy_shells(self) -> None:
+        """Have clicks arrive while a sync cell is busy.
+
+        ipykernel 7 sends a comm's messages to the shell that last published on it, which is the
+        busy one; on the default subshell they are handled at once. Private there, hence guarded.
+        """
+        comm = self.comm
+        if comm is not None and hasattr(comm, "_reply_subshell_for"):
+            comm._reply_subshell_for = lambda _, default: default  # noqa: SLF001
+
+
+_FIGURES = ("status", "attempt", "tokens", "elapsedMs", "firstTokenMs", "error", "code", "cure")
+
+
+def _take_view(state: Transcript) -> tuple[str, int, dict[str, Any]]:
+    """Return a task's text, attempt, and what stands around the text."""
+    first_ms = elapsed_ms = None
+    if state.first_token and state.started:
+        first_ms = round((state.first_token - state.started).total_seconds() * 1000)
+    if state.began and state.updated:
+        elapsed_ms = round((state.updated - state.began).total_seconds() * 1000)
+    figures = {
+        "status": state.status,
+        "attempt": state.attempt,
+        "tokens": state.tokens,
+        "elapsedMs": elapsed_ms,
+        "firstTokenMs": first_ms,
+        "error": state.error,
+        "code": state.code,
+        "cure": find_cure(state.code) if state.status == "failed" else None,
+    }
+    return state.text, state.attempt, figures
