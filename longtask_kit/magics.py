@@ -74,7 +74,8 @@ class LongtaskMagics(Magics):
     @property
     def _names(self) -> dict[str, object]:
         assert self.shell is not None  # noqa: S101 - a magic has a shell
-        return self.shell.user_ns
+        names: dict[str, object] = self.shell.user_ns
+        return names
 
     def _find_kit(self) -> Kit:
         named = self._names.get("kit")

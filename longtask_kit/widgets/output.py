@@ -98,7 +98,7 @@ class TaskOutput(anywidget.AnyWidget):
 
     def show(self, **meta: object) -> None:
         """Change what stands around the text; the keys are those of `meta` in `js/src/`."""
-        self._send("", meta)
+        self._send_update("", meta)
 
     def cancel(self) -> None:
         """Ask the task to end; returns at once."""
@@ -142,7 +142,7 @@ class TaskOutput(anywidget.AnyWidget):
             changed = {name: v for name, v in figures.items() if self._meta.get(name) != v}
             if figures["status"] in TERMINAL_STATUSES:
                 changed["isWatching"] = False
-            self._send(text[len(self._text) :], changed)
+            self._send_update(text[len(self._text) :], changed)
         if self.status != figures["status"]:
             self.status = figures["status"]
 
@@ -156,7 +156,7 @@ class TaskOutput(anywidget.AnyWidget):
 
     # -- the wire -------------------------------------------------------------------------------
 
-    def _send(self, delta: str, changed: dict[str, Any]) -> None:
+    def _send_update(self, delta: str, changed: dict[str, Any]) -> None:
         with self._lock:
             is_new_text = self._seq < 0
             if not (delta or changed or is_new_text):

@@ -9,7 +9,6 @@ import traitlets
 
 from longtask_kit.errors import LongTaskError, StreamExpiredError
 from longtask_kit.events import TERMINAL_STATUSES
-from longtask_kit.local.stack import LocalStack
 from longtask_kit.submit import MAX_TOKENS_RANGE
 from longtask_kit.widgets.output import TaskOutput
 
@@ -43,7 +42,7 @@ class TaskPanel(w.VBox):
     def __init__(self, kit: Kit) -> None:
         self._kit = kit
         self.tasks: list[Task] = []
-        is_demo = kit.description == LocalStack.DESCRIPTION
+        is_demo = kit.settings is not None and kit.settings.model.startswith("demo")
         self._make_form(is_demo=is_demo)
         self.output = TaskOutput(label=DEMO_LABEL if is_demo else "", in_panel=True)
         self.output.handle_action = self._act
@@ -54,7 +53,8 @@ class TaskPanel(w.VBox):
         self.layout.max_width = "60rem"
 
     def __repr__(self) -> str:
-        return f"TaskPanel({self.status}, {len(self.tasks)} tasks)"
+        tasks = "1 task" if len(self.tasks) == 1 else f"{len(self.tasks)} tasks"
+        return f"TaskPanel({self.status}, {tasks})"
 
     # -- driving it -----------------------------------------------------------------------------
 

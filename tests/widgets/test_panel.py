@@ -1,0 +1,96 @@
+"""`TaskPanel`, driven from Python."""
+
+from typing import Any
+
+import longtask_kit as lt
+from longtask_kit.widgets import TaskPanel
+from tests.wait import wait_until
+from tests.widgets.test_output import replay
+
+
+def test_it_works_with_defaults_in_one_line(kit: lt.Kit) -> None:
+    panel = kit.panel()
+    assert isinstance(panel, TaskPanel)
+    assert repr(panel) == "TaskPanel(idle, 0 tasks)"
+    assert panel.model.value == "demo"
+    assert replay(panel.output).meta.get("label", "") in ("",)
+    assert "Scripted demo" in panel.output.get_state()["snapshot"]["meta"]["label"]
+
+
+def test_every_part_can_be_driven_and_watched(kit: lt.Kit) -> None:
+    panel = kit.panel()
+    seen: list[str] = []
+    panel.observe(lambda change: seen.append(change["new"]), "status")
+    panel.prompt.value = "Explain tides"
+    panel.model.value = "demo-fast"
+    panel.max_tokens.value = 40
+    panel.system.value = "Be brief."
+    panel.submit_button.click()
+    task = panel.task
+    assert task is not None
+    task.result(30)
+    wait_until(lambda: panel.status == "completed")
+    assert seen[0] == "pending"
+    assert seen[-1] == "completed"
+    assert task.spec["maxTokens"] == 40
+    assert task.spec["system"] == "Be brief."
+    assert repr(panel) == "TaskPanel(completed, 1 task)"
+
+
+def test_bad_input_is_shown_and_submits_nothing(kit: lt.Kit) -> None:
+    panel = kit.panel()
+    panel.prompt.value = "   "
+    assert panel.submit() is None
+    assert panel.task is None
+    assert '"prompt" is empty' in replay(panel.output).meta["error"]
+
+
+def test_earlier_tasks_can_be_reopened(kit: lt.Kit) -> None:
+    panel = kit.panel()
+    panel.model.value = "demo-fast"
+    texts = {}
+    for topic in ("tides", "ledgers"):
+        panel.prompt.value = f"Explain {topic}"
+        task = panel.submit()
+        assert task is not None
+        texts[task.id] = task.result(30)
+    first, second = texts
+    assert panel.history.value == second
+    panel.history.value = first
+    wait_until(lambda: panel.output.status == "completed" and panel.output._text == texts[first])
+    assert panel.task is not None
+    assert panel.task.id == first
+    assert len(panel.tasks) == 2
+
+
+def test_it_stops_watching_and_cancels(kit: lt.Kit) -> None:
+    panel = kit.panel()
+    panel.prompt.value = "Explain tides"
+    panel.model.value = "demo@30"
+    task = panel.submit()
+    assert task is not None
+    wait_until(lambda: panel.status == "running")
+    panel.stop_watching()
+    assert task.status == "running"
+    panel.watch(task)
+    panel.output._receive(panel.output, {"t": "cancel"}, [])
+    wait_until(lambda: panel.status == "cancelled")
+
+
+def test_what_the_page_remembers_is_offered_and_continued(kit: lt.Kit) -> None:
+    task = kit.submit("Explain tides", model="demo@60")
+    panel = kit.panel()
+
+    def tell(**message: Any) -> None:  # noqa: ANN401
+        panel.output._receive(panel.output, message, [])
+
+    tell(t="remembered", taskId="task_" + "0" * 22)  # gone: nothing to offer
+    tell(t="remembered", taskId=task.id)
+    wait_until(lambda: (replay(panel.output).meta.get("offer") or {}).get("taskId") == task.id)
+    tell(t="dismiss")
+    assert replay(panel.output).meta["offer"] is None
+    tell(t="continue", taskId=task.id)
+    assert panel.task is not None
+    assert panel.task.id == task.id
+    wait_until(lambda: panel.status == "completed")
+    assert panel.output._text == task.result(10)
