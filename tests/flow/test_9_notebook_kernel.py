@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from queue import Empty
+from typing import Any
 
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
@@ -29,11 +30,11 @@ def run_cell(client: BlockingKernelClient, code: str) -> str:
     """Execute a cell and return what it printed or showed; an error fails the test."""
     printed: list[str] = []
 
-    def collect(message: dict[str, dict[str, dict[str, str]]]) -> None:
+    def collect(message: dict[str, Any]) -> None:
         content = message["content"]
         if "text" in content:
             printed.append(str(content["text"]))
-        if "data" in content:
+        if "text/plain" in content.get("data", {}):
             printed.append(content["data"]["text/plain"])
 
     reply = client.execute_interactive(code, timeout=60, output_hook=collect)
@@ -90,3 +91,68 @@ def test_an_interrupt_ends_the_wait_and_leaves_the_task_running(
     assert time.monotonic() - began < 5  # far from the 10 s of an await that does not tick
     assert run_cell(client, "task.status") == "'running'"
     assert run_cell(client, "task.cancel()") == "'running'"
+
+
+def collect_messages(
+    client: BlockingKernelClient, code: str, *, until: str = "idle"
+) -> list[tuple[str, dict[str, Any]]]:
+    """Execute a cell and return its iopub messages, up to one whose type or state is `until`."""
+    message_id = client.execute(code)
+    messages: list[tuple[str, dict[str, Any]]] = []
+    while True:
+        message = client.get_iopub_msg(timeout=30)
+        kind, content = message["msg_type"], message["content"]
+        messages.append((kind, content))
+        if until == kind:
+            return messages
+        if content.get("execution_state") == until:
+            if message["parent_header"].get("msg_id") == message_id:
+                return messages
+
+
+def test_a_task_as_last_line_is_live_and_then_stays_as_text(
+    kernel: tuple[KernelManager, BlockingKernelClient],
+) -> None:
+    _, client = kernel
+    run_cell(client, "import longtask_kit as lt; kit = lt.connect(quiet=True)")
+    cell = "task = kit.submit('Explain <b>tides</b>', model='demo@200', max_tokens=30); task"
+    messages = collect_messages(client, cell, until="update_display_data")
+    assert not [content for kind, content in messages if kind == "error"]
+    [shown] = [content for kind, content in messages if kind == "display_data"]
+    assert "application/vnd.jupyter.widget-view+json" in shown["data"]
+    [kept] = [content for kind, content in messages if kind == "update_display_data"]
+    assert kept["transient"] == shown["transient"], "it replaces the live output"
+    assert set(kept["data"]) == {"text/plain", "text/html"}, "no widget is left to be missed"
+    text = run_cell(client, "print(task.text)").rstrip("\n")
+    assert kept["data"]["text/plain"] == text
+    assert "<b>" not in kept["data"]["text/html"].split("</div>", 1)[1]
+    again = collect_messages(client, "task")
+    [static] = [content for kind, content in again if kind == "display_data"]
+    assert static["data"] == kept["data"], "an ended task is static at once"
+
+
+def test_the_magics_submit_watch_and_cancel(
+    kernel: tuple[KernelManager, BlockingKernelClient],
+) -> None:
+    _, client = kernel
+    run_cell(client, "%load_ext longtask_kit")
+    cell = "%%longtask --model demo-fast --max-tokens 20 --name poem --format\nAbout {3 * 'x'}"
+    topic = "poem.spec['prompt'], poem.status, poem.spec['maxTokens']"
+    assert not [c for kind, c in collect_messages(client, cell) if kind == "error"]
+    assert run_cell(client, topic) == "('About xxx', 'completed', 20)"
+    literal = "%%longtask -m demo@5 -n slow --no-wait\nKeep {braces} and <tags>"
+    run_cell(client, literal)  # returns at once, while the task goes on
+    assert run_cell(client, "slow.spec['prompt']") == "'Keep {braces} and <tags>'"
+    assert run_cell(client, "%longtask_status").count("task_") == 2
+    assert run_cell(client, "%longtask_cancel slow") in ("asked to stop\n", "cancelled\n")
+    for wrong, says in (
+        ("%%longtask --max-tokens many\nx", "invalid int value"),
+        ("%%longtask --nonsense\nx", "unrecognized arguments"),
+        ("%%longtask --max-tokens 0\nx", "maxTokens"),
+        ("%%longtask\n ", "empty"),
+        ("%%longtask --format\n{undefined}", "undefined"),
+        ("%longtask_cancel nobody", "submit it again"),
+    ):
+        errors = [c for kind, c in collect_messages(client, wrong) if kind in ("error", "stream")]
+        assert says in str(errors), wrong
+        assert "Traceback" not in str(errors)
