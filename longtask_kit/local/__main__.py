@@ -1,9 +1,11 @@
 """`python -m longtask_kit.local`: the stack's process, started by `LocalStack`."""
 
 import logging
+import shutil
 import sys
 
 from longtask_kit.errors import LocalStackError
+from longtask_kit.local.config import StackFiles
 from longtask_kit.local.process import parse_arguments, serve_for_ever
 
 
@@ -17,6 +19,9 @@ def main() -> int:
     except LocalStackError as exc:
         sys.stderr.write(f"LocalStackError: {exc}\n")
         return 1
+    if "--scratch" in sys.argv:  # here, since a killed owner can't do it
+        shutil.rmtree(config.data_dir, ignore_errors=True)
+        StackFiles.of(config.data_dir).remove()
     return 0
 
 

@@ -75,6 +75,11 @@ class StackFiles:
         """The embedded Valkey's unix socket."""
         return self.folder / f"{self.key}.sock"
 
+    def remove(self) -> None:
+        """Remove what a throw-away stack leaves here."""
+        for path in (self.state, self.lock, self.log):
+            path.unlink(missing_ok=True)
+
     @property
     def log(self) -> Path:
         """What the stack's process writes."""

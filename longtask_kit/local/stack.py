@@ -25,7 +25,7 @@ from longtask_kit.local.config import StackConfig, StackFiles, default_data_dir
 from longtask_kit.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
 
 _START_TIMEOUT_S = 30.0
@@ -69,7 +69,8 @@ class LocalStack:
             with _locked(self._files):
                 _refuse_second(self._files, data_dir)
                 config = StackConfig(data_dir=data_dir, **options)
-                self._process = _spawn(config, self._files, owned=True)
+                flags = ["--owned", *(["--scratch"] if self._scratch else [])]
+                self._process = _spawn(config, self._files, flags)
                 state = _wait_until_ready(self._process, self._files)
         except BaseException:
             self._end_process()
@@ -94,7 +95,7 @@ class LocalStack:
         with _locked(files):
             state = _read_state(files)
             if state is None:
-                process = _spawn(config, files, owned=False)
+                process = _spawn(config, files)
                 _STARTED[process.pid] = process
                 state = _wait_until_ready(process, files)
         return cls._of(files, state)
@@ -163,8 +164,7 @@ class LocalStack:
     def _remove_scratch(self) -> None:
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
-            for path in (self._files.log, self._files.lock, self._files.state):
-                path.unlink(missing_ok=True)
+            self._files.remove()
 
 
 def make_settings(environment: Mapping[str, str]) -> Settings:
@@ -218,15 +218,22 @@ def _refuse_second(files: StackFiles, data_dir: Path) -> None:
         )
 
 
-def _spawn(config: StackConfig, files: StackFiles, *, owned: bool) -> subprocess.Popen[bytes]:
+def _spawn(
+    config: StackConfig, files: StackFiles, flags: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
     """Start the stack's process: in a session of its own, so that it outlives the kernel."""
     values = asdict(config) | {"data_dir": str(config.data_dir.resolve())}
-    arguments = [json.dumps(values), *(["--owned"] if owned else [])]
     files.state.unlink(missing_ok=True)
     with files.log.open("wb") as log:
         return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [os.path.abspath(sys.executable), "-m", "longtask_kit.local", *arguments],
-            stdin=subprocess.PIPE if owned else subprocess.DEVNULL,
+            [
+                os.path.abspath(sys.executable),
+                "-m",
+                "longtask_kit.local",
+                json.dumps(values),
+                *flags,
+            ],
+            stdin=subprocess.PIPE if "--owned" in flags else subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,

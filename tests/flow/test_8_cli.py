@@ -277,10 +277,13 @@ def test_serve_serves_the_app_from_the_environment(
         env=os.environ | environment,
     )
     assert serving.stderr is not None
-    assert "webhook app on" in serving.stderr.readline()
-    wait_until(lambda: "startup complete" in serving.stderr.readline())  # type: ignore[union-attr]
-    serving.send_signal(signal.SIGINT)
-    _, errors = serving.communicate(timeout=20)
+    try:
+        assert "webhook app on http://127.0.0.1:" in serving.stderr.readline()
+        wait_until(lambda: "startup complete" in serving.stderr.readline())  # type: ignore[union-attr]
+        serving.send_signal(signal.SIGINT)
+        _, errors = serving.communicate(timeout=20)
+    finally:
+        serving.kill()
     assert serving.returncode == 130
     assert "Traceback" not in errors
 

@@ -74,6 +74,7 @@ def test_a_throw_away_stack_dies_with_its_owner(home: Path) -> None:
     owner.kill()
     owner.communicate()
     wait_until(lambda: not is_alive(pid) and not is_alive(valkey))
+    assert list((home / "run").iterdir()) == [], "nothing is left behind"
 
 
 def test_a_killed_stack_leaves_no_valkey_and_the_next_one_finds_the_data(home: Path) -> None:
