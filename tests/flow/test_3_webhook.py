@@ -187,6 +187,7 @@ def test_the_openapi_page_documents_every_call(settings: lt.Settings) -> None:
         "/api/tasks/start",
         "/api/tasks/stream",
         "/api/tasks/cancel",
+        "/api/tasks/retry",
         "/api/tasks/{task_id}",
         "/api/qstash/webhook",
         "/api/qstash/failure",
