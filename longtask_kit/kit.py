@@ -105,6 +105,7 @@ class Kit:
         self.description = description
         self.settings = settings
         self._revive = revive
+        self._is_closed = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=_run_loop, args=(self._loop,), name="longtask-kit", daemon=True
@@ -224,12 +225,13 @@ class Kit:
 
     def close(self) -> None:
         """Stop the background thread and what `serve()` started; tasks go on in the queue."""
-        if not self._finalizer.alive:
+        if self._is_closed:
             return
         for served in self._served:
             served.stop()
         for backend in self._backends:
             self._call(backend.aclose())
+        self._is_closed = True
         self._finalizer()
         self._thread.join(5)
 
@@ -242,6 +244,9 @@ class Kit:
 
     def start(self, work: Coroutine[Any, Any, _Answer]) -> Future[_Answer]:
         """Run a coroutine on the background loop."""
+        if self._is_closed:
+            work.close()
+            raise ConfigError("This kit is closed; make another with connect().")
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def call_later(self, delay_s: float, work: Callable[[], None]) -> None:

@@ -198,6 +198,11 @@ class Store:
         key = task_key(task_id)
         await self._run([["HSET", key, "message_id", message_id], ["EXPIRE", key, self._ttl_s]])
 
+    async def allow_retry(self, task_id: str) -> None:
+        """Let another message run a failed task, whatever it failed of."""
+        key = task_key(task_id)
+        await self._run([["HSET", key, "code", "retried"], ["EXPIRE", key, self._ttl_s]])
+
     async def begin(
         self, task_id: str, *, delivery_id: str
     ) -> Begun | Busy | Done | CancelPending | Gone:

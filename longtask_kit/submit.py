@@ -142,6 +142,7 @@ async def retry_task(task_id: str, *, store: Store, queue: Queue) -> str | None:
         return None
     if record.status != "failed":
         raise SubmitError(f"Only a failed task can be retried; {task_id} is {record.status}.")
+    await store.allow_retry(task_id)
     # Asked twice for the same failure, the queue takes it once.
     message_id = await queue.publish(
         task_id, record.spec, deduplication_id=f"{task_id}-{record.attempt}"

@@ -4,7 +4,10 @@
 local status = redis.call('HGET', KEYS[1], 'status')
 if not status then return {'gone'} end
 -- A failed task runs again only for another message: somebody retried its dead letter by hand.
+-- Whose publish failed was told that nothing will run, so a message that got through all the same
+-- does not count.
 local retried_by_hand = status == 'failed' and redis.call('HGET', KEYS[1], 'delivery') ~= ARGV[4]
+  and redis.call('HGET', KEYS[1], 'code') ~= 'not_queued'
 if is_terminal(status) and not retried_by_hand then return {'done', status} end
 local left = lease_left()
 if left > 0 then return {'busy', left} end

@@ -104,6 +104,10 @@ def test_a_queue_that_refuses_leaves_a_failed_task_not_a_pending_one(
         with pytest.raises(lt.TaskFailedError) as failed:
             kit.attach(task_id or "").result(10)
         assert failed.value.code == "not_queued"
+        # It was told that nothing runs; a retry makes it run.
+        failed_task = kit.attach(task_id or "")
+        failed_task.retry()
+        assert failed_task.result(20)
 
 
 def test_a_lost_publish_answer_runs_the_task_once(settings: lt.Settings, redis: Redis) -> None:

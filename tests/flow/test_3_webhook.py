@@ -102,6 +102,10 @@ def test_development_mode_runs_a_task_without_the_queue(settings: lt.Settings) -
         assert response.json() == {"taskId": task_id, "status": "completed"}
         with lt.connect(settings=own, quiet=True) as kit:
             assert kit.attach(task_id).text
+        forwarded = HTTP.get(
+            own.webhook_url, params=query, headers={"X-Forwarded-For": "127.0.0.1"}
+        )
+        assert forwarded.status_code == 405, "a tunnel leads here"
         # The signed endpoint does not open up with it.
         assert HTTP.post(own.webhook_url, content=b"{}").status_code == 401
 

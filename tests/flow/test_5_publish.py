@@ -67,6 +67,17 @@ async def test_an_ended_task_is_done_for_its_own_delivery(store: Store) -> None:
     assert await begin(store, task_id, "msg_2") == 2
 
 
+async def test_a_message_that_got_through_after_its_publish_failed_does_not_run(
+    store: Store,
+) -> None:
+    task_id = new_task_id()
+    await store.create(task_id, SPEC)
+    await store.settle(task_id, "failed", reason="no answer of the queue", code="not_queued")
+    assert await store.begin(task_id, delivery_id="msg_late") == Done("failed")
+    await store.allow_retry(task_id)
+    assert await begin(store, task_id, "msg_retry") == 2
+
+
 async def test_a_zombie_can_write_nothing_once_another_attempt_began(
     settings: lt.Settings, redis: Redis
 ) -> None:

@@ -205,4 +205,6 @@ def test_a_closed_kit_leaves_no_thread(settings: lt.Settings) -> None:
     kit.submit("x", model="demo-fast").events()
     kit.close()
     kit.close()
+    with pytest.raises(lt.ConfigError, match="closed"):
+        kit.submit("x")
     wait_until(lambda: threading.active_count() <= before)
