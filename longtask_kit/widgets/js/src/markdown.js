@@ -1,0 +1,27 @@
+// Markdown to safe HTML; loaded once a page, when the first answer is complete.
+import MarkdownIt from "markdown-it";
+
+const SAFE_LINK = /^(https?:|mailto:)/i;
+const md = new MarkdownIt({ html: false, linkify: false }).disable("image");
+md.validateLink = (url) => SAFE_LINK.test(url.trim());
+const openLink = md.renderer.rules.link_open ?? ((t, i, o, _, self) => self.renderToken(t, i, o));
+md.renderer.rules.link_open = (tokens, index, options, env, self) => {
+  tokens[index].attrSet("target", "_blank");
+  tokens[index].attrSet("rel", "noopener noreferrer nofollow");
+  return openLink(tokens, index, options, env, self);
+};
+
+/** The top-level blocks of a text, each as HTML without any of the text's own markup. */
+export function renderBlocks(text) {
+  const tokens = md.parse(text, {});
+  const blocks = [];
+  let from = 0;
+  for (let at = 0; at < tokens.length; at += 1) {
+    const token = tokens[at];
+    if (token.level === 0 && token.nesting !== 1) {
+      blocks.push(md.renderer.render(tokens.slice(from, at + 1), md.options, {}));
+      from = at + 1;
+    }
+  }
+  return blocks;
+}
