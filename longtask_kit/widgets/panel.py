@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 DEMO_LABEL = "Scripted demo: replies are prewritten, not produced by an AI model."
 _DEMO_MODELS = ("demo", "demo-fast", "demo-slow-start", "demo-429-then-ok", "demo-cut-then-ok")
 _NEW = "Earlier tasks …"
+_OWN_WIDTH = {"description_width": "initial"}  # a description takes the room of its words
 
 
 class TaskPanel(w.VBox):
@@ -111,30 +112,45 @@ class TaskPanel(w.VBox):
             options=_DEMO_MODELS if is_demo else tuple(filter(None, [default])),
             description="Model",
             ensure_option=False,
-            layout=w.Layout(width="15rem"),
+            style=_OWN_WIDTH,
+            layout=w.Layout(width="13rem"),
         )
         self.temperature = w.FloatSlider(
-            value=0.7, min=0.0, max=2.0, step=0.1, description="Temperature", readout_format=".1f"
+            value=0.7,
+            min=0.0,
+            max=2.0,
+            step=0.1,
+            description="Temperature",
+            readout_format=".1f",
+            style=_OWN_WIDTH,
+            layout=w.Layout(width="17rem"),
         )
-        self.temperature.layout.width = "18rem"
         least, most = MAX_TOKENS_RANGE
         self.max_tokens = w.BoundedIntText(
-            value=1000, min=least, max=most, step=50, description="Max tokens"
+            value=1000,
+            min=least,
+            max=most,
+            step=50,
+            description="Max tokens",
+            style=_OWN_WIDTH,
+            layout=w.Layout(width="11rem"),
         )
-        self.max_tokens.layout.width = "13rem"
         self.system = w.Textarea(placeholder="System message, optional.", rows=2, layout=wide)
         self._system_fold = w.Accordion([self.system], titles=("System prompt",))
         self.submit_button = w.Button(
             description="Submit", button_style="primary", icon="paper-plane", tooltip="Ctrl+Enter"
         )
+        self.submit_button.layout.width = "7rem"
         self.submit_button.on_click(lambda _: self.submit())
-        self.history = w.Dropdown(options=[(_NEW, "")], layout=w.Layout(width="15rem"))
+        self.history = w.Dropdown(options=[(_NEW, "")], layout=w.Layout(width="12rem"))
         self.history.tooltip = "Tasks of this kernel"
         self.history.observe(self._reopen, "value")
 
     def _make_settings_row(self) -> w.Box:
         row = [self.model, self.temperature, self.max_tokens, self.submit_button, self.history]
-        return w.Box(row, layout=w.Layout(flex_flow="row wrap", align_items="center"))
+        return w.Box(
+            row, layout=w.Layout(flex_flow="row wrap", align_items="center", grid_gap="0 .8rem")
+        )
 
     def _list_tasks(self) -> None:
         rows = [(_describe(task), task.id) for task in reversed(self.tasks)]

@@ -8,17 +8,12 @@ const SPEAK_MS = 2000;
 const CHUNK = 4000; // characters a text element holds; a browser lays out what is near the screen
 const LIBRARY = Symbol.for("longtask_kit.markdown");
 
-const buffers = new WeakMap();
+/** What the views of one model share; anywidget calls the default export once a model. */
+function createState() {
+  return { buffer: createBuffer(), views: new Set(), heardAt: performance.now(), askedAt: -Infinity };
+}
 
-function initialize({ model }) {
-  const state = {
-    buffer: createBuffer(),
-    views: new Set(),
-    heardAt: performance.now(),
-    askedAt: -Infinity,
-    library: null,
-  };
-  buffers.set(model, state);
+function initialize(state, { model }) {
   const ask = () => {
     if (performance.now() - state.askedAt < 1000) return;
     state.askedAt = performance.now();
@@ -56,8 +51,7 @@ function initialize({ model }) {
   };
 }
 
-function render({ model, el }) {
-  const state = buffers.get(model);
+function render(state, { model, el }) {
   const view = createView(el, (message) => model.send(message));
   let frame = 0;
   const draw = () => {
@@ -348,6 +342,10 @@ function buildParts(el, send) {
   const head = make("div", { class: "longtask-head" }, parts.badge, parts.figures,
     make("span", { class: "longtask-actions" }, parts.retry, parts.unwatch, parts.cancel));
   const body = make("div", { class: "longtask-body" }, parts.scroller, parts.jump, parts.tools);
+  // Hidden until drawn for the first time, else they would flash.
+  for (const part of [parts.offer, parts.error, parts.notice, parts.tools, parts.scroller, parts.retry, parts.unwatch, parts.cancel]) {
+    part.hidden = true;
+  }
   el.append(make("section", { class: "longtask-output", "aria-label": "Task" },
     parts.offer, head, parts.progress, parts.notice, parts.error, parts.empty, body, parts.label, parts.polite));
   return parts;
@@ -367,4 +365,7 @@ async function copyText(text) {
   }
 }
 
-export default () => ({ initialize, render });
+export default () => {
+  const state = createState();
+  return { initialize: (context) => initialize(state, context), render: (context) => render(state, context) };
+};

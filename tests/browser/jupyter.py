@@ -1,0 +1,230 @@
+"""A real JupyterLab in a real Chromium, seen as a notebook: write it, run it, look at it."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
+
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+CHROMIUM_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--force-color-profile=srgb",
+]
+SHOTS = Path(os.environ.get("LONGTASK_SCREENSHOTS", Path(__file__).parent / ".shots"))
+
+# Before any page script: count what blocks the page for more than 50 ms.
+WATCH_LONG_TASKS = """
+window.longTasks = [];
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) window.longTasks.push(Math.round(entry.duration));
+}).observe({type: "longtask", buffered: true});
+"""
+WAIT_UNTIL_READY = """async () => {
+  const app = window.jupyterapp;
+  await app.restored;
+  const widget = app.shell.currentWidget;
+  await widget.context.ready;
+  await widget.sessionContext.ready;
+  await widget.sessionContext.session.kernel.info;
+}"""
+
+
+class JupyterServer:
+    """JupyterLab on a free port with folders of its own; nothing of the user's is touched."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self.root = folder / "root"
+        self.root.mkdir()
+        self.token = secrets.token_hex(16)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        own = {
+            "JUPYTER_CONFIG_DIR": str(folder / "config"),
+            "JUPYTER_DATA_DIR": str(folder / "data"),
+            "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
+            "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+            "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+            "IPYTHONDIR": str(folder / "ipython"),
+        }
+        # The announcements would be fetched from the network, and ask before.
+        page_config = folder / "config" / "labconfig" / "page_config.json"
+        page_config.parent.mkdir(parents=True)
+        off = {"@jupyterlab/apputils-extension:announcements": True}
+        page_config.write_text(json.dumps({"disabledExtensions": off}))
+        command = [
+            *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
+            *(f"--port={port}", "--ip=127.0.0.1", f"--IdentityProvider.token={self.token}"),
+            *("--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={self.root}"),
+        ]
+        self._log = (folder / "server.log").open("wb")
+        self._process = subprocess.Popen(
+            command, env=os.environ | environment | own, stdout=self._log, stderr=self._log
+        )
+        self._wait()
+
+    def call(self, path: str, method: str = "GET") -> Any:  # noqa: ANN401 - JSON
+        """Call the server's REST API."""
+        headers = {"Authorization": f"token {self.token}"}
+        request = urllib.request.Request(self.url + path, method=method, headers=headers)  # noqa: S310
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - loopback
+            body = answer.read()
+        return json.loads(body) if body else None
+
+    def end_sessions(self) -> None:
+        """End every kernel."""
+        for session in self.call("/api/sessions"):
+            self.call(f"/api/sessions/{session['id']}", "DELETE")
+
+    def stop(self) -> None:
+        """Stop the server and its kernels."""
+        self._process.terminate()
+        self._process.wait(20)
+        self._log.close()
+
+    def _wait(self) -> None:
+        give_up_at = time.monotonic() + 60
+        while True:
+            try:
+                self.call("/api/status")
+            except OSError:
+                assert time.monotonic() < give_up_at, "JupyterLab did not start"
+                assert self._process.poll() is None, "JupyterLab died; see server.log"
+                time.sleep(0.1)
+            else:
+                return
+
+
+class Notebook:
+    """One notebook in the browser."""
+
+    def __init__(self, server: JupyterServer, page: Page, name: str, cells: list[str]) -> None:
+        self._server = server
+        self._name = name
+        self.page = page
+        self.errors: list[str] = []
+        self.comm_bytes: list[int] = []
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("websocket", lambda ws: ws.on("framereceived", self._count))
+        page.add_init_script(WATCH_LONG_TASKS)
+        # With its kernel named, else JupyterLab asks for one in a dialogue.
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        document = {
+            "cells": [_make_cell(source, number) for number, source in enumerate(cells)],
+            "metadata": {"kernelspec": kernel},
+            "nbformat": 4,
+            "nbformat_minor": 5,
+        }
+        (server.root / name).write_text(json.dumps(document))
+        page.goto(f"{server.url}/doc/tree/{name}?token={server.token}&reset")
+        self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Wait until the notebook and its kernel can be used."""
+        self.page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.context")
+        self.page.evaluate(WAIT_UNTIL_READY)
+
+    def command(self, name: str) -> None:
+        """Execute a command of JupyterLab's and wait for it."""
+        self.page.evaluate("name => window.jupyterapp.commands.execute(name)", name)
+
+    def start_command(self, name: str) -> None:
+        """Execute a command of JupyterLab's and do not wait for it."""
+        self.page.evaluate("name => { window.jupyterapp.commands.execute(name) }", name)
+
+    def run_all(self) -> None:
+        """Run all cells to their end."""
+        self.command("notebook:run-all-cells")
+
+    def run_code(self, source: str, *, wait: bool = True) -> None:
+        """Run a line of code in the notebook's kernel, outside of its cells."""
+        self.page.evaluate(
+            """async ([code, wait]) => {
+              const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+              const future = kernel.requestExecute({code, store_history: false});
+              if (wait) {
+                const reply = await future.done;
+                if (reply.content.status !== "ok") throw new Error(reply.content.evalue);
+              }
+            }""",
+            [source, wait],
+        )
+
+    def interrupt(self) -> None:
+        """Press the notebook's stop button."""
+        self.start_command("notebook:interrupt-kernel")
+
+    def restart(self) -> None:
+        """Restart the kernel, without the question."""
+        self.page.evaluate(
+            "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
+        )
+
+    def reload(self) -> None:
+        """Reload the page; the kernel lives on."""
+        self.save()
+        self.page.reload()
+        self.wait_ready()
+
+    def save(self) -> dict[str, Any]:
+        """Save, and return the file's content."""
+        self.command("docmanager:save")
+        content: dict[str, Any] = json.loads((self._server.root / self._name).read_text())
+        return content
+
+    def output(self, cell: int) -> Locator:
+        """Return the output area of a cell."""
+        return self.page.locator(".jp-CodeCell").nth(cell).locator(".jp-Cell-outputArea")
+
+    def set_theme(self, theme: str) -> None:
+        """Choose `light` or `dark`."""
+        name = f"JupyterLab {theme.title()}"
+        self.page.evaluate(
+            "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", name
+        )
+        is_light = str(theme == "light").lower()
+        self.page.wait_for_selector(f'body[data-jp-theme-light="{is_light}"]', state="attached")
+
+    def shoot(self, locator: Locator, name: str) -> None:
+        """Keep a picture as `NAME.png`, to be looked at."""
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        locator.screenshot(path=SHOTS / f"{name}.png", animations="disabled")
+
+    def long_tasks(self) -> list[int]:
+        """Return what blocked the page for more than 50 ms, in ms."""
+        found: list[int] = self.page.evaluate("window.longTasks")
+        return found
+
+    def _count(self, payload: str | bytes) -> None:
+        data = payload.encode() if isinstance(payload, str) else payload
+        if b'"comm_msg"' in data:
+            self.comm_bytes.append(len(data))
+
+
+def _make_cell(source: str, number: int) -> dict[str, Any]:
+    return {
+        "cell_type": "code",
+        "id": f"cell-{number}",
+        "source": source,
+        "metadata": {},
+        "outputs": [],
+        "execution_count": None,
+    }

@@ -1,0 +1,281 @@
+"""The panel and the output area, as a person sees and uses them."""
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import longtask_kit as lt
+from tests.browser.jupyter import Notebook
+
+Open = Callable[..., Notebook]
+CONNECT = "import longtask_kit as lt\nkit = lt.connect(quiet=True)"
+
+
+def status_of(notebook: Notebook, cell: int = 1) -> Any:  # noqa: ANN401 - a locator
+    return notebook.output(cell).locator(".longtask-badge")
+
+
+def wait_for_status(notebook: Notebook, status: str, cell: int = 1, timeout_s: float = 30) -> None:
+    section = notebook.output(cell).locator(f'.longtask-output[data-status="{status}"]').first
+    section.wait_for(timeout=timeout_s * 1000)
+
+
+def text_of(notebook: Notebook, cell: int = 1) -> str:
+    text: str = notebook.output(cell).locator(".longtask-text").first.evaluate("e => e.textContent")
+    return text
+
+
+def open_panel(open_notebook: Open, *, model: str, prompt: str = "Explain tides") -> Notebook:
+    """Open a notebook whose second cell shows a panel with this prompt and model."""
+    form = f"panel = kit.panel()\npanel.model.value = {model!r}\npanel.prompt.value = {prompt!r}\npanel"
+    notebook = open_notebook(CONNECT, form)
+    notebook.run_all()
+    notebook.output(1).locator(".longtask-output").wait_for()
+    return notebook
+
+
+def submit(notebook: Notebook) -> None:
+    notebook.output(1).get_by_role("button", name="Submit").click()
+
+
+def test_a_click_streams_the_exact_text(open_notebook: Open, kit: lt.Kit) -> None:
+    plain = kit.submit("Explain tides", model="demo-fast").result(30)
+    notebook = open_panel(open_notebook, model="demo@300")
+    notebook.shoot(notebook.output(1), "panel-idle-light")
+    began = time.monotonic()
+    submit(notebook)
+    wait_for_status(notebook, "running")
+    assert time.monotonic() - began < 10
+    notebook.page.wait_for_function(
+        "document.querySelector('.longtask-text').textContent.length > 200"
+    )
+    notebook.shoot(notebook.output(1), "panel-running-light")
+    wait_for_status(notebook, "completed")
+    assert text_of(notebook) == plain
+    rendered = notebook.output(1).locator(".longtask-rendered")
+    rendered.locator("h2", has_text="Tides").wait_for()
+    assert rendered.locator("li").count() >= 3
+    notebook.shoot(notebook.output(1), "panel-completed-light")
+    notebook.set_theme("dark")
+    notebook.shoot(notebook.output(1), "panel-completed-dark")
+    raw = notebook.output(1).get_by_role("button", name="Raw")
+    raw.click()
+    assert notebook.output(1).locator(".longtask-text").is_visible()
+    notebook.output(1).get_by_role("button", name="Copy").click()
+    notebook.page.wait_for_function("navigator.clipboard.readText().then(t => t.length > 100)")
+    assert notebook.page.evaluate("navigator.clipboard.readText()") == plain
+    assert notebook.errors == []
+
+
+def test_ten_thousand_tokens_stay_light(open_notebook: Open) -> None:
+    notebook = open_notebook(
+        CONNECT,
+        "from longtask_kit.widgets import TaskOutput\noutput = TaskOutput()\noutput",
+    )
+    notebook.run_all()
+    notebook.output(1).locator(".longtask-output").wait_for()
+    notebook.page.evaluate("window.longTasks.length = 0")
+    notebook.comm_bytes.clear()
+    began = time.monotonic()
+    notebook.run_code(
+        "task = kit.submit('Explain ledgers', model='demo-long', max_tokens=10_000); output.watch(task)"
+    )
+    wait_for_status(notebook, "completed", timeout_s=60)
+    notebook.page.wait_for_function("!document.querySelector('.longtask-rendered').hidden")
+    seconds = time.monotonic() - began
+    text = text_of(notebook)
+    assert len(text) > 40_000
+    # The markdown library is sent once a page, and is no part of the answer.
+    updates = [size for size in notebook.comm_bytes if size < 120_000]
+    assert len(updates) <= 60 * max(seconds, 1)
+    assert sum(updates) <= 1.5 * len(text.encode()) + 650 * len(updates)
+    assert [ms for ms in notebook.long_tasks() if ms > 50] == []
+
+
+def test_cancel_works_idle_awaited_and_busy(open_notebook: Open) -> None:
+    for cell in ("task", "await task", "task.result()", "import time\ntime.sleep(20)"):
+        notebook = open_notebook(
+            CONNECT,
+            "from longtask_kit.widgets import TaskOutput\n"
+            "task = kit.submit('Explain tides', model='demo@5')\nTaskOutput(task)",
+            cell if cell != "task" else "None",
+        )
+        notebook.start_command("notebook:run-all-cells")
+        wait_for_status(notebook, "running")
+        notebook.page.wait_for_timeout(500)  # into the cell
+        notebook.output(1).get_by_role("button", name="Cancel").click()
+        wait_for_status(notebook, "cancelled", timeout_s=8)
+        notebook.interrupt()
+
+
+def test_a_reload_mid_stream_loses_nothing(open_notebook: Open, kit: lt.Kit) -> None:
+    plain = kit.submit("Explain tides", model="demo-fast").result(30)
+    notebook = open_panel(open_notebook, model="demo@40")
+    submit(notebook)
+    wait_for_status(notebook, "running")
+    notebook.page.wait_for_function(
+        "document.querySelector('.longtask-text').textContent.length > 50"
+    )
+    notebook.reload()
+    notebook.page.wait_for_function(
+        "document.querySelector('.longtask-text')?.textContent.length > 50"
+    )
+    wait_for_status(notebook, "completed")
+    assert text_of(notebook) == plain
+
+
+def test_two_views_show_the_same(open_notebook: Open) -> None:
+    notebook = open_notebook(
+        CONNECT,
+        "from longtask_kit.widgets import TaskOutput\n"
+        "task = kit.submit('Explain tides', model='demo@60')\noutput = TaskOutput(task)\noutput",
+        "output",
+    )
+    notebook.run_all()
+    wait_for_status(notebook, "completed", cell=2)
+    assert text_of(notebook, 1) == text_of(notebook, 2)
+    assert len(text_of(notebook, 1)) > 300
+
+
+def test_after_a_kernel_restart_the_panel_offers_what_was_under_way(
+    open_notebook: Open, kit: lt.Kit
+) -> None:
+    plain = kit.submit("Explain tides", model="demo-fast").result(30)
+    notebook = open_panel(open_notebook, model="demo@15")
+    submit(notebook)
+    wait_for_status(notebook, "running")
+    notebook.restart()
+    notebook.wait_ready()
+    notebook.run_all()
+    offer = notebook.output(1).locator(".longtask-offer")
+    offer.wait_for()
+    assert "Explain tides" in offer.inner_text()
+    notebook.shoot(notebook.output(1), "panel-offer-light")
+    offer.get_by_role("button", name="Continue").click()
+    wait_for_status(notebook, "completed")
+    assert text_of(notebook) == plain
+
+
+def test_a_failure_shows_cause_cure_and_retry(open_notebook: Open) -> None:
+    notebook = open_panel(open_notebook, model="demo-bad-key")
+    submit(notebook)
+    wait_for_status(notebook, "failed")
+    alert = notebook.output(1).get_by_role("alert")
+    assert "401" in alert.inner_text()
+    assert "OPENAI_API_KEY" in alert.inner_text()
+    notebook.shoot(notebook.output(1), "panel-failed-light")
+    notebook.set_theme("dark")
+    notebook.shoot(notebook.output(1), "panel-failed-dark")
+    notebook.run_code("before = panel.task.attempt")
+    notebook.output(1).get_by_role("button", name="Retry").click()
+    notebook.page.wait_for_timeout(1500)
+    notebook.run_code("assert panel.task.attempt == before + 1, panel.task.attempt")
+    wait_for_status(notebook, "failed")
+
+
+def test_a_retry_that_starts_over_says_so(open_notebook: Open, kit: lt.Kit) -> None:
+    plain = kit.submit("Explain tides", model="demo-fast").result(30)
+    notebook = open_panel(open_notebook, model="demo-cut-then-ok")
+    submit(notebook)
+    wait_for_status(notebook, "completed")
+    assert text_of(notebook) == plain
+    assert "starts over" in notebook.output(1).locator(".longtask-notice").inner_text()
+
+
+def test_the_keyboard_suffices(open_notebook: Open) -> None:
+    notebook = open_panel(open_notebook, model="demo@5", prompt="")
+    field = notebook.output(1).locator(".longtask-panel textarea").first
+    field.click()
+    notebook.page.keyboard.type("Explain tides")
+    notebook.page.keyboard.press("Control+Enter")
+    wait_for_status(notebook, "running")
+    notebook.run_code("assert panel.task.spec['prompt'] == 'Explain tides', panel.task.spec")
+    notebook.page.keyboard.press("Escape")
+    wait_for_status(notebook, "cancelled")
+
+
+def test_scrolling_up_stops_the_following(open_notebook: Open) -> None:
+    notebook = open_panel(open_notebook, model="demo@2000", prompt="Explain tides")
+    notebook.run_code(
+        "panel.watch(kit.submit('Explain ledgers', model='demo-long', max_tokens=3000))"
+    )
+    wait_for_status(notebook, "completed")
+    notebook.page.wait_for_function("!document.querySelector('.longtask-rendered').hidden")
+    scroller = notebook.output(1).locator(".longtask-scroller")
+    bottom = "e => e.scrollHeight - e.scrollTop - e.clientHeight"
+    assert scroller.evaluate(bottom) < 40
+    scroller.evaluate("e => { e.scrollTop = 0 }")
+    jump = notebook.output(1).get_by_role("button", name="Jump to latest")
+    jump.wait_for()
+    jump.click()
+    assert scroller.evaluate(bottom) < 40
+
+
+def test_a_task_as_last_line_leaves_text_in_the_saved_notebook(
+    open_notebook: Open, kit: lt.Kit
+) -> None:
+    plain = kit.submit("Explain tides", model="demo-fast").result(30)
+    notebook = open_notebook(CONNECT, "task = kit.submit('Explain tides', model='demo@200')\ntask")
+    notebook.run_all()
+    notebook.output(1).locator(".longtask-output").wait_for()
+    notebook.output(1).locator("h2", has_text="Tides").wait_for()
+    notebook.page.wait_for_function("!document.querySelector('.longtask-output')")
+    notebook.shoot(notebook.output(1), "saved-light")
+    [output] = notebook.save()["cells"][1]["outputs"]
+    assert set(output["data"]) == {"text/plain", "text/html"}
+    assert "".join(output["data"]["text/plain"]).rstrip("\n") == plain.rstrip("\n")
+    notebook.restart()
+    notebook.reload()
+    assert notebook.output(1).locator("h2", has_text="Tides").is_visible()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_colours_have_contrast(open_notebook: Open, theme: str) -> None:
+    """WCAG AA: 4.5 for text, of every word the output area shows."""
+    notebook = open_panel(open_notebook, model="demo-bad-key")
+    notebook.set_theme(theme)
+    submit(notebook)
+    wait_for_status(notebook, "failed")
+    ratios = notebook.output(1).locator(".longtask-output").evaluate(MEASURE_CONTRAST)
+    assert ratios
+    weak = {name: ratio for name, ratio in ratios.items() if ratio < 4.5}
+    assert weak == {}
+
+
+MEASURE_CONTRAST = """section => {
+  const parse = (color) => color.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => {
+    const part = (v) => ((v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
+  };
+  const back = (e) => {
+    for (; e; e = e.parentElement) {
+      const [r, g, b, a = 1] = parse(getComputedStyle(e).backgroundColor);
+      if (a > 0.9) return [r, g, b];
+    }
+    return [255, 255, 255];
+  };
+  const found = {};
+  for (const e of section.querySelectorAll("*")) {
+    const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
+    if (!own || !e.checkVisibility()) continue;
+    const [x, y] = [light(parse(getComputedStyle(e).color)), light(back(e))].sort((a, b) => b - a);
+    found[e.className || e.tagName] = Math.round(((x + 0.05) / (y + 0.05)) * 100) / 100;
+  }
+  return found;
+}"""
+
+
+def test_ids_in_the_page_hold_no_secret(open_notebook: Open, stack: lt.LocalStack) -> None:
+    notebook = open_panel(open_notebook, model="demo-fast")
+    submit(notebook)
+    wait_for_status(notebook, "completed")
+    saved = str(notebook.save())
+    page = notebook.page.content()
+    for name, value in stack.environment.items():
+        if re.search("TOKEN|KEY", name):
+            assert value not in saved
+            assert value not in page
