@@ -309,6 +309,34 @@ def serve(
 
 
 @app.command()
+def lab(
+    folder: Annotated[Path, typer.Argument(help="Where the lessons are copied to.")] = Path(
+        "longtask-lessons"
+    ),
+    *,
+    port: Annotated[int, typer.Option(help="Port of JupyterLab.")] = 8888,
+    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
+) -> None:
+    """Open JupyterLab on a copy of the lesson notebooks, with the local stack up."""
+    from longtask_kit.lab import open_lab
+
+    raise typer.Exit(open_lab(folder, port=port, browser=browser))
+
+
+@app.command("app")
+def open_app_page(
+    *,
+    host: Annotated[str, typer.Option(help="Interface to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of the page.")] = 8866,
+    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
+) -> None:
+    """Serve the panel as a web page."""
+    from longtask_kit.lab import open_app
+
+    raise typer.Exit(open_app(host=host, port=port, browser=browser))
+
+
+@app.command()
 def doctor() -> None:
     """Check every environment name and every service by a live call; exit code 1 if one fails."""
     from longtask_kit.doctor import examine

@@ -30,8 +30,8 @@ def text_of(notebook: Notebook, cell: int = 1) -> str:
 
 def open_panel(open_notebook: Open, *, model: str, prompt: str = "Explain tides") -> Notebook:
     """Open a notebook whose second cell shows a panel with this prompt and model."""
-    form = f"panel = kit.panel()\npanel.model.value = {model!r}\npanel.prompt.value = {prompt!r}\npanel"
-    notebook = open_notebook(CONNECT, form)
+    fields = f"panel.model.value, panel.prompt.value = {model!r}, {prompt!r}"
+    notebook = open_notebook(CONNECT, f"panel = kit.panel()\n{fields}\npanel")
     notebook.run_all()
     notebook.output(1).locator(".longtask-output").wait_for()
     return notebook
@@ -81,7 +81,7 @@ def test_ten_thousand_tokens_stay_light(open_notebook: Open) -> None:
     notebook.comm_bytes.clear()
     began = time.monotonic()
     notebook.run_code(
-        "task = kit.submit('Explain ledgers', model='demo-long', max_tokens=10_000); output.watch(task)"
+        "output.watch(kit.submit('Explain ledgers', model='demo-long', max_tokens=10_000))"
     )
     wait_for_status(notebook, "completed", timeout_s=60)
     notebook.page.wait_for_function("!document.querySelector('.longtask-rendered').hidden")
@@ -267,6 +267,82 @@ MEASURE_CONTRAST = """section => {
   }
   return found;
 }"""
+
+
+PAYLOADS = [
+    "<script>window.fired=1</script>",
+    "<img src=x onerror=window.fired=1>",
+    "<svg onload=window.fired=1>",
+    "<svg><script>window.fired=1</script></svg>",
+    "<iframe srcdoc='<script>parent.fired=1</script>'></iframe>",
+    "<iframe src=javascript:parent.fired=1></iframe>",
+    "<a href='javascript:window.fired=1'>click</a>",
+    "[click](javascript:window.fired=1)",
+    "[click](JaVaScRiPt:window.fired=1)",
+    "[click](java&#115;cript:window.fired=1)",
+    "[click](data:text/html,<script>window.fired=1</script>)",
+    "[click](vbscript:window.fired=1)",
+    '![x](x.png" onerror="window.fired=1)',
+    "![x](javascript:window.fired=1)",
+    "<details open ontoggle=window.fired=1>x</details>",
+    "<input autofocus onfocus=window.fired=1>",
+    "<body onload=window.fired=1>",
+    "<math><mtext></mtext><mglyph><style><img src=x onerror=window.fired=1>",
+    "</div></section><script>window.fired=1</script>",
+    "</textarea><img src=x onerror=window.fired=1>",
+    "```html\n<img src=x onerror=window.fired=1>\n```",
+    "`<img src=x onerror=window.fired=1>`",
+    "| <img src=x onerror=window.fired=1> |\n|---|\n| <script>window.fired=1</script> |",
+    "<style>*{background:url('javascript:window.fired=1')}</style>",
+    "<javascript:window.fired=1>",
+]
+ATTACK_EVERYTHING = """async (section) => {
+  for (const e of section.querySelectorAll("*")) {
+    for (const type of ["mouseover", "focus", "click"]) {
+      if (e.tagName !== "BUTTON") e.dispatchEvent(new Event(type, {bubbles: true}));
+    }
+    if (e.tagName === "A") e.click();
+  }
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  return window.fired ?? 0;
+}"""
+ECHO = """
+import longtask_kit as lt
+kit = lt.connect(quiet=True)
+async def echo(context):
+    yield context.spec.prompt
+    if context.spec.metadata.get("fail"):
+        raise lt.NonRetryableError(context.spec.prompt)
+app = kit.serve(handlers={"echo": echo})
+from longtask_kit.widgets import TaskOutput
+"""
+
+
+def test_no_payload_of_a_prompt_an_answer_or_an_error_fires(open_notebook: Open) -> None:
+    submits = (
+        f"payloads = {PAYLOADS!r}\n"
+        "tasks = [kit.submit(p, handler='echo', metadata={'fail': f})"
+        " for p in payloads for f in (False, True)]\n"
+        "import ipywidgets\n"
+        "ipywidgets.VBox([TaskOutput(task) for task in tasks])"
+    )
+    notebook = open_notebook(ECHO, submits, "for task in tasks: display(task)")
+    notebook.run_all()
+    outputs = notebook.output(1).locator(".longtask-output")
+    over = '.longtask-output:is([data-status="completed"], [data-status="failed"])'
+    notebook.page.wait_for_function(
+        f"document.querySelectorAll('{over}').length >= {2 * len(PAYLOADS)}"
+    )
+    notebook.page.wait_for_timeout(500)  # the markdown is drawn a frame later
+    for cell in (1, 2):
+        assert notebook.output(cell).evaluate(ATTACK_EVERYTHING) == 0
+    shown = outputs.first.locator(".longtask-text").evaluate("e => e.textContent")
+    assert shown == PAYLOADS[0], "it is shown as what it is"
+    # The control: the same attack does find what fires.
+    notebook.page.evaluate(
+        "document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=window.fired=1>')"
+    )
+    notebook.page.wait_for_function("window.fired === 1")
 
 
 def test_ids_in_the_page_hold_no_secret(open_notebook: Open, stack: lt.LocalStack) -> None:
