@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,20 @@ def default_data_dir() -> Path:
     return Path(home) / "data" if home else platformdirs.user_data_path(APP_NAME) / "stack"
 
 
+def _find_runtime_folder() -> Path:
+    """Return a folder that is the user's alone.
+
+    Without XDG_RUNTIME_DIR (a container, a cron job) platformdirs would fall back to a name in /tmp
+    that anybody could have made before.
+    """
+    home = os.environ.get("LONGTASK_HOME")
+    if home:
+        return Path(home) / "run"
+    if sys.platform == "linux" and not os.environ.get("XDG_RUNTIME_DIR"):
+        return platformdirs.user_data_path(APP_NAME) / "run"
+    return platformdirs.user_runtime_path(APP_NAME)
+
+
 @dataclass(frozen=True, slots=True)
 class StackFiles:
     """The files of one stack in the user's runtime folder, which only the user may enter."""
@@ -54,8 +69,7 @@ class StackFiles:
     @classmethod
     def of(cls, data_dir: Path) -> StackFiles:
         """Return the files of the stack with this data folder."""
-        home = os.environ.get("LONGTASK_HOME")
-        folder = Path(home) / "run" if home else platformdirs.user_runtime_path(APP_NAME)
+        folder = _find_runtime_folder()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         key = hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:12]
         return cls(folder, key)

@@ -171,6 +171,8 @@ class TaskPanel(w.VBox):
         """Act on a message of the front end that the output leaves to its panel."""
         match message.get("t"):
             case "submit":
+                if isinstance(message.get("prompt"), str):
+                    self.prompt.value = message["prompt"]
                 self.submit()
             case "remembered" if self.task is None:
                 self._kit.start(self._offer(str(message.get("taskId"))))

@@ -99,9 +99,8 @@ function bindKeys(el, model, state) {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
       event.stopPropagation(); // JupyterLab would run the cell
-      // The field's own change event comes first, so that its value is what is submitted.
-      document.activeElement?.dispatchEvent(new Event("change", { bubbles: true }));
-      setTimeout(() => model.send({ t: "submit" }), 0);
+      // ipywidgets sends what is typed with a delay, so the prompt as it stands goes along.
+      model.send({ t: "submit", prompt: panel.querySelector("textarea")?.value });
     } else if (event.key === "Escape" && isActive(state.buffer.meta.status)) {
       event.preventDefault();
       event.stopPropagation(); // JupyterLab would leave edit mode

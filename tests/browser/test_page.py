@@ -1,0 +1,86 @@
+"""The panel as a web page: `longtask app`, from a phone's width to a desk's."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+import longtask_kit as lt
+from tests.browser.jupyter import SHOTS
+from tests.wait import wait_until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+
+@pytest.fixture(scope="module")
+def page_url(stack: lt.LocalStack) -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    command = [sys.executable, "-m", "longtask_kit.cli", "app", "--no-browser", "--port", str(port)]
+    serving = subprocess.Popen(
+        command,
+        env=os.environ | stack.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        try:
+            urllib.request.urlopen(f"{url}/voila/static/", timeout=5)  # noqa: S310 - loopback
+        except urllib.error.HTTPError:
+            return True
+        except OSError:
+            return False
+        return True
+
+    wait_until(answers, timeout_s=60)
+    yield url
+    serving.terminate()
+    serving.wait(20)
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_submits_streams_and_cancels(
+    browser: "Browser", page_url: str, kit: lt.Kit, width: int, scheme: str
+) -> None:
+    plain = kit.submit("Explain tides", model="demo-fast").result(30)
+    context = browser.new_context(
+        viewport={"width": width, "height": 800},
+        color_scheme=scheme,  # type: ignore[arg-type]  # light or dark
+    )
+    page = context.new_page()
+    page.set_default_timeout(40_000)
+    page.goto(page_url)
+    if scheme == "dark":
+        page.wait_for_url("**theme=dark")
+    page.locator(".longtask-output").wait_for()
+    page.locator(".longtask-panel textarea").first.fill("Explain tides")
+    page.locator(".longtask-panel input[type=text]").first.fill("demo-fast")
+    page.keyboard.press("Tab")
+    page.get_by_role("button", name="Submit").click()
+    page.locator('.longtask-output[data-status="completed"]').wait_for()
+    assert page.locator(".longtask-text").evaluate("e => e.textContent") == plain
+    page.wait_for_function("!document.querySelector('.longtask-rendered').hidden")
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SHOTS / f"page-{width}-{scheme}.png", full_page=True)
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    is_dark = sum(int(part) for part in re.findall(r"\d+", paper)[:3]) < 300
+    assert is_dark == (scheme == "dark")
+    overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    assert overflow <= 0, "nothing to scroll sideways"
+    page.locator(".longtask-panel input[type=text]").first.fill("demo@5")
+    page.keyboard.press("Tab")
+    page.get_by_role("button", name="Submit").click()
+    page.locator('.longtask-output[data-status="running"]').wait_for()
+    page.get_by_role("button", name="Cancel").click()
+    page.locator('.longtask-output[data-status="cancelled"]').wait_for()
+    context.close()
