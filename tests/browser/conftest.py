@@ -22,13 +22,18 @@ _MISSING = [
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if "tests/browser/" in item.path.as_posix():
-            item.add_marker(pytest.mark.timeout(90))
-            # asyncio's and tornado's own leftovers in the server and driver are not ours.
-            item.add_marker(pytest.mark.filterwarnings("default"))
-            if _MISSING and "build" not in item.path.name:
-                item.add_marker(pytest.mark.skip(reason=", ".join(_MISSING)))
+    # Last of all: playwright keeps an event loop running in this thread as long as it lives.
+    items.sort(key=_is_browser_test)
+    for item in filter(_is_browser_test, items):
+        item.add_marker(pytest.mark.timeout(120))
+        # asyncio's and tornado's own leftovers in the server and driver are not ours.
+        item.add_marker(pytest.mark.filterwarnings("default"))
+        if _MISSING and "build" not in item.path.name:
+            item.add_marker(pytest.mark.skip(reason=", ".join(_MISSING)))
+
+
+def _is_browser_test(item: pytest.Item) -> bool:
+    return "tests/browser/" in item.path.as_posix()
 
 
 @pytest.fixture(scope="session")
