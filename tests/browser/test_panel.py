@@ -134,6 +134,19 @@ def test_a_reload_mid_stream_loses_nothing(open_notebook: Open, kit: lt.Kit) -> 
     assert text_of(notebook) == plain
 
 
+def test_a_second_tab_shows_the_same(open_notebook: Open, kit: lt.Kit) -> None:
+    plain = kit.submit("Explain tides", model="demo-fast").result(30)
+    notebook = open_panel(open_notebook, model="demo@40")
+    submit(notebook)
+    wait_for_status(notebook, "running")
+    notebook.save()
+    tab = notebook.open_tab()
+    wait_for_status(notebook, "completed")
+    tab.locator('.longtask-output[data-status="completed"]').wait_for()
+    assert tab.locator(".longtask-text").evaluate("e => e.textContent") == plain
+    assert text_of(notebook) == plain
+
+
 def test_two_views_show_the_same(open_notebook: Open) -> None:
     notebook = open_notebook(
         CONNECT,
@@ -234,6 +247,11 @@ def test_a_task_as_last_line_leaves_text_in_the_saved_notebook(
     [output] = notebook.save()["cells"][1]["outputs"]
     assert set(output["data"]) == {"text/plain", "text/html"}
     assert "".join(output["data"]["text/plain"]).rstrip("\n") == plain.rstrip("\n")
+    stranger = notebook.save()
+    stranger["cells"][1]["source"] = "# changed by a stranger, so that no signature fits"
+    tab = notebook.open_stranger(stranger)
+    tab.locator(".jp-OutputArea h2", has_text="Tides").wait_for()
+    assert "Three things" in tab.locator(".jp-OutputArea").last.inner_text()
     notebook.restart()
     notebook.reload()
     assert notebook.output(1).locator("h2", has_text="Tides").is_visible()
