@@ -225,7 +225,7 @@ async def _pump_until_stopped(
             writer.check_stopped()
     finally:
         pump.cancel()
-        await asyncio.gather(pump, return_exceptions=True)
+        await asyncio.wait({pump})  # not gather: a second cancel must not cut its closing short
     return pump.result()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
     from longtask_kit.errors import LongTaskError
     from longtask_kit.events import TaskEvent
+
+logger = logging.getLogger(__name__)
 
 _Seen = TypeVar("_Seen")
 _TICK_S = 0.1  # ipykernel delivers an Interrupt only between two steps of a waiting coroutine
@@ -49,6 +52,8 @@ class Feed:
     def take(self, event: TaskEvent) -> None:
         """Add an event and wake whoever waits."""
         with self._changed:
+            if event.cursor <= self.transcript.cursor:
+                return  # a second follower brought it
             self.transcript.apply(event)
             self._events.append(event)
         self._wake()
@@ -137,7 +142,10 @@ class Feed:
             self._changed.notify_all()
             listeners = list(self._listeners)
         for listener in listeners:
-            listener()
+            try:
+                listener()
+            except Exception:  # one listener's failure must not end the stream of all
+                logger.exception("a listener of a task failed")
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[asyncio.Event]:

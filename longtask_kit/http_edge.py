@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fastapi import Request, Response
 
 MAX_BODY_BYTES = 1_000_000
-MAX_DELIVERY_BYTES = 4_000_000  # a failure callback quotes the message in base64
+MAX_DELIVERY_BYTES = 6_000_000  # a failure callback quotes the message in base64
 
 
 class BadRequestError(LongTaskError):

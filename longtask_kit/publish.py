@@ -272,6 +272,8 @@ class Publisher:
             self._mark_silent_writers()
             if self._dirty:
                 await self._flush()
+                if self._dirty:  # more than one batch was waiting
+                    self._woken.set()
                 await asyncio.sleep(self._min_flush_interval_s)
 
     def _mark_silent_writers(self) -> None:
@@ -286,7 +288,7 @@ class Publisher:
         batch = [writer.take() for writer in writers]
         try:
             answers = await self._send(batch)
-        except StoreError:
+        except Exception:  # a dead flusher would hang every attempt of the process
             logger.exception("Redis stayed away; %d attempts end as retryable", len(writers))
             for writer in writers:
                 writer.stop(_OUTAGE)

@@ -117,7 +117,12 @@ class Settings(BaseSettings):
     )
     @classmethod
     def _strip_secret(cls, value: SecretStr | None) -> SecretStr | None:
-        return SecretStr(value.get_secret_value().strip()) if value else value
+        if value is None:
+            return None
+        text = value.get_secret_value().strip()
+        if not text:  # an empty key would let everybody in
+            raise ValueError("is blank: set it, or leave it out")
+        return SecretStr(text)
 
     @field_validator("base_url", "qstash_url", "upstash_redis_rest_url", "openai_base_url")
     @classmethod

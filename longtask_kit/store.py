@@ -42,7 +42,15 @@ if TYPE_CHECKING:
     from longtask_kit.settings import Settings
 
 # What the SDK raises or trips over: transport, non-JSON bodies, odd shapes of an error answer.
-_FOREIGN = (httpx.HTTPError, UpstashError, ValueError, KeyError, TypeError, AttributeError)
+_FOREIGN = (
+    httpx.HTTPError,
+    httpx.InvalidURL,
+    UpstashError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+)
 
 _PAGE = 1000  # log entries read in one command; the hosted service caps an answer's size
 
@@ -254,6 +262,7 @@ class Store:
         reason: str,
         code: str = "",
         ask_to_stop: bool = False,
+        delivery_id: str = "",
     ) -> Settled | Done | Busy | Gone:
         """End a task that no attempt is running, as `cancelled` or `failed`.
 
@@ -262,13 +271,20 @@ class Store:
             status: How it ends.
             reason: Data of its last event.
             code: Short reason of a failure.
+            delivery_id: Only if the last attempt was this message's, or none has begun.
             ask_to_stop: When an attempt is running, ask it to stop (the answer is `Busy`).
         """
         reason = make_valid_text(reason)
         type_: EventType = "cancelled" if status == "cancelled" else "error"
         entry = encode_entry(type_, reason, code=code or None)
         fields = [] if status == "cancelled" else ["error", reason, "code", code]
-        args = [status, _dump(entry), _dump(["status", status, *fields]), int(ask_to_stop)]
+        args = [
+            status,
+            _dump(entry),
+            _dump(["status", status, *fields]),
+            int(ask_to_stop),
+            delivery_id,
+        ]
         match await self._run_script("settle", task_id, args):
             case ["settled"]:
                 return Settled()

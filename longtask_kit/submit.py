@@ -26,6 +26,7 @@ MAX_TOKENS_RANGE = (1, 1_000_000)
 TEMPERATURE_RANGE = (0.0, 2.0)
 _MAX_METADATA_BYTES = 16_384
 _MAX_DEPTH = 64
+_MAX_SPEC_BYTES = 2_000_000  # a failure callback quotes it in base64, and must still be taken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,11 @@ class TaskSpec:
         _check_text("system", self.system, most=MAX_PROMPT_CHARS, optional=True)
         _check_text("handler", self.handler, most=100)
         _check_metadata(self.metadata)
+        size = len(json.dumps(self.to_wire(), ensure_ascii=False).encode())
+        if size > _MAX_SPEC_BYTES:
+            raise SubmitError(
+                f"The task has {size:,} bytes as JSON, at most {_MAX_SPEC_BYTES:,}: shorten it."
+            )
 
     def to_wire(self) -> dict[str, Any]:
         """Return the camelCase body of `POST /api/tasks/start`, without what is not set."""

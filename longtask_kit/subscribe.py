@@ -75,13 +75,13 @@ async def follow(
         StreamSilentError: No connection for `silence_limit_s`; attach again later.
     """
     cursor = after
-    heard_at = time.monotonic()
+    lost_at: float | None = None  # since when nothing could be read; silence alone is no loss
     delay_s = 0.05
     while True:
         try:
             async with contextlib.aclosing(source.open(task_id, after=cursor)) as events:  # type: ignore[type-var]
                 async for event in events:
-                    heard_at, delay_s = time.monotonic(), 0.05
+                    lost_at, delay_s = None, 0.05
                     if event.cursor <= cursor:  # `connected`, or a replay from before the drop
                         continue
                     cursor = event.cursor
@@ -91,7 +91,8 @@ async def follow(
         except StreamExpiredError:
             raise
         except (StreamError, StoreError) as exc:
-            if time.monotonic() - heard_at > silence_limit_s:
+            lost_at = lost_at or time.monotonic()
+            if time.monotonic() - lost_at > silence_limit_s:
                 raise StreamSilentError(
                     f"Nothing heard of {task_id} for {silence_limit_s:g} s: {exc} "
                     "The task may still run: attach again later.",
@@ -122,9 +123,9 @@ class RedisSource:
         async with self._subscribe(task_id) as news:
             # Listen before read: what is written between the two is then in the news, the log,
             # or both; the other way round it could be in neither.
-            yield _connected()
             cursor = after
             events = await self._read(task_id, after=cursor)
+            yield _connected()
             while True:
                 for event in events:
                     cursor = event.cursor
@@ -174,7 +175,11 @@ class RedisSource:
         finally:
             listener.cancel()
             waiting.cancel()
-            await asyncio.gather(listener, waiting, return_exceptions=True)
+            # Not gather: a second cancel of ours would pass on to the listener while it closes its
+            # connection, which would then stay open for good.
+            await asyncio.wait({listener, waiting})
+            if not listener.cancelled():
+                listener.exception()  # seen: whoever needed it has it from `news`
 
     async def _listen(
         self,

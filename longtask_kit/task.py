@@ -6,10 +6,12 @@ Everything here is safe to call from any thread; the I/O is done by the kit's ba
 from __future__ import annotations
 
 import contextlib
+import threading
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from longtask_kit.errors import (
     LongTaskError,
+    StreamError,
     TaskCancelledError,
     TaskFailedError,
     TaskTimeoutError,
@@ -110,6 +112,7 @@ class Task:
         self._record = record
         self._feed = Feed()
         self._follower: Future[None] | None = None
+        self._following = threading.RLock()
 
     def __repr__(self) -> str:
         if not self._feed.is_empty:
@@ -286,13 +289,16 @@ class Task:
 
     def _follow(self) -> None:
         """Have the background thread take events in, unless it does or did."""
-        if self._follower is None or self._feed.error is not None:
-            self._reopen()
+        with self._following:
+            if self._follower is None or self._feed.error is not None:
+                self._reopen()
 
     def _reopen(self) -> None:
-        """Follow from where the feed stands."""
-        self._feed.reopen()
-        self._follower = self.door.start(self._take_events())
+        """Follow from where the feed stands, unless somebody does."""
+        with self._following:
+            if self._follower is None or self._feed.is_closed:
+                self._feed.reopen()
+                self._follower = self.door.start(self._take_events())
 
     async def _take_events(self) -> None:
         error: LongTaskError | None = None
@@ -304,6 +310,12 @@ class Task:
                     self._feed.take(event)
         except LongTaskError as exc:
             error = exc
+        except BaseException as exc:  # the kit was closed, or worse: never pass for a whole text
+            error = StreamError(
+                f"Following {self.id} stopped ({type(exc).__name__}); attach again.",
+                task_id=self.id,
+            )
+            raise
         finally:
             self._feed.close(error)
 

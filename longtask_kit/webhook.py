@@ -186,7 +186,13 @@ class _QueueApi:
         record = await store.read_task(task_id)
         cause = record.error if record and record.error else f"answer {payload.get('status')}"
         reason = f"All {int(payload.get('retried', 0)) + 1} deliveries failed; the last: {cause}"
-        outcome = await store.settle(task_id, "failed", reason=reason, code="retries_exhausted")
+        outcome = await store.settle(
+            task_id,
+            "failed",
+            reason=reason,
+            code="retries_exhausted",
+            delivery_id=str(payload.get("sourceMessageId") or ""),
+        )
         if isinstance(outcome, Busy):  # the queue gave up on an attempt that still streams
             return busy(task_id, outcome.left_s)
         return Answer(200, {"taskId": task_id, "status": "failed"})

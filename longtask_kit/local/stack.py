@@ -146,7 +146,7 @@ class LocalStack:
         """
         if self._process is not None:
             self._end_process()
-        elif _is_alive(self.pid):
+        elif (state := _read_state(self._files)) is not None and state["pid"] == self.pid:
             _terminate(self.pid, self._files)
         self._remove_scratch()
 
@@ -228,6 +228,7 @@ def _spawn(
         return subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [
                 os.path.abspath(sys.executable),
+                "-P",
                 "-m",
                 "longtask_kit.local",
                 json.dumps(values),

@@ -200,22 +200,6 @@ class Notebook:
         tab.goto(f"{self._server.url}/doc/tree/{name}?token={self._server.token}&reset")
         return tab
 
-    def open_tab(self) -> Page:
-        """Open the same notebook in a second tab, on the same kernel."""
-        tab = self.page.context.new_page()
-        tab.goto(self.page.url.replace("&reset", ""))
-        tab.wait_for_function("window.jupyterapp?.shell?.currentWidget?.context")
-        tab.evaluate(WAIT_UNTIL_READY)
-        return tab
-
-    def open_stranger(self, document: dict[str, Any]) -> Page:
-        """Open a notebook that came from elsewhere: nobody trusts its outputs."""
-        name = f"stranger_{self._name}"
-        (self._server.root / name).write_text(json.dumps(document))
-        tab = self.page.context.new_page()
-        tab.goto(f"{self._server.url}/doc/tree/{name}?token={self._server.token}&reset")
-        return tab
-
     def save(self) -> dict[str, Any]:
         """Save, and return the file's content."""
         self.command("docmanager:save")

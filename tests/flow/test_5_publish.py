@@ -78,6 +78,19 @@ async def test_a_message_that_got_through_after_its_publish_failed_does_not_run(
     assert await begin(store, task_id, "msg_retry") == 2
 
 
+async def test_a_late_word_about_an_old_message_ends_no_newer_run(settings: lt.Settings) -> None:
+    store = open_store(settings, lease_s=0.05)
+    task_id = new_task_id()
+    await store.create(task_id, SPEC)
+    await begin(store, task_id, "msg_new")
+    await asyncio.sleep(0.1)
+    late = await store.settle(task_id, "failed", reason="old", delivery_id="msg_old")
+    assert late == Done("running")
+    own = await store.settle(task_id, "failed", reason="own", delivery_id="msg_new")
+    assert own == Settled()
+    await store.aclose()
+
+
 async def test_a_zombie_can_write_nothing_once_another_attempt_began(
     settings: lt.Settings, redis: Redis
 ) -> None:

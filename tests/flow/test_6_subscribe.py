@@ -1,20 +1,25 @@
 """Stage 6: replay, then live, each event exactly once, whatever happens to the connection."""
 
+import asyncio
 import json
 import random
 from collections.abc import Callable
+from typing import Any, cast
 
 import httpx
 import pytest
 from httpx_sse import connect_sse
+from upstash_redis import Redis
 
 import longtask_kit as lt
 from longtask_kit.backends import HttpBackend, ServiceBackend
 from longtask_kit.events import START, Cursor, TaskEvent, Transcript
 from longtask_kit.keys import new_task_id
 from longtask_kit.store import Store
+from longtask_kit.submit import TaskSpec
 from longtask_kit.subscribe import RedisSource, follow
 from tests.proxy import proxy_to
+from tests.wait import wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -176,3 +181,45 @@ async def test_a_refused_token_is_said_at_once(settings: lt.Settings) -> None:
         await anext(follow(source, new_task_id()))
     await source.aclose()
     await store.aclose()
+
+
+def test_viewers_that_leave_leave_no_subscription_behind(
+    settings: lt.Settings, kit: lt.Kit, redis: Redis
+) -> None:
+    task = kit.submit("Explain tides", model="demo@10")
+    channel = f"longtask:{task.id}"
+
+    def count() -> int:
+        [_, number] = cast("list[Any]", redis.execute(["PUBSUB", "NUMSUB", channel]))
+        return int(number)
+
+    url = f"{settings.base_url}/api/tasks/stream"
+    for _ in range(10):
+        with (
+            httpx.Client(timeout=30) as client,
+            connect_sse(client, "GET", url, params={"taskId": task.id}) as source,
+        ):
+            next(source.iter_sse())
+    wait_until(lambda: count() == 0)
+    task.cancel()
+
+
+async def test_silence_is_no_loss_and_a_lasting_error_is_said(settings: lt.Settings) -> None:
+    with proxy_to(settings.upstash_redis_rest_url or "") as proxy:
+        through = settings.model_copy(update={"upstash_redis_rest_url": proxy.url})
+        backend = ServiceBackend(through)
+        task_id, _ = await backend.submit(TaskSpec(prompt="x", model="demo-slow-start"))
+        events = follow(backend.source, task_id, silence_limit_s=0.5)
+        while (await anext(events)).type != "start":
+            pass
+        await asyncio.sleep(1)  # silent for longer than the limit, but connected
+        proxy.cut_all()
+        assert (await anext(events)).type == "content", "a drop after it is reconnected"
+        await backend.aclose()
+
+
+def test_a_cursor_that_can_not_be_is_a_400(settings: lt.Settings, kit: lt.Kit) -> None:
+    task = kit.submit("x", model="demo-fast")
+    query = {"taskId": task.id, "lastEventId": "99999999999999999999999-1"}
+    response = httpx.get(f"{settings.base_url}/api/tasks/stream", params=query)
+    assert response.status_code == 400

@@ -208,3 +208,28 @@ def test_a_closed_kit_leaves_no_thread(settings: lt.Settings) -> None:
     with pytest.raises(lt.ConfigError, match="closed"):
         kit.submit("x")
     wait_until(lambda: threading.active_count() <= before)
+
+
+def test_a_kit_that_is_closed_meanwhile_never_passes_half_a_text_for_a_whole_one(
+    settings: lt.Settings,
+) -> None:
+    kit = lt.connect(settings=settings, quiet=True)
+    task = kit.submit("Explain tides", model="demo@30")
+    task.events()
+    wait_until(lambda: task.live_transcript.tokens > 3)
+    threading.Timer(0.2, kit.close).start()
+    with pytest.raises(lt.StreamError, match="attach again"):
+        task.result(20)
+
+
+def test_many_threads_that_follow_one_task_see_each_event_once(kit: lt.Kit) -> None:
+    task = kit.submit("Explain tides", model="demo@400")
+    threads = [threading.Thread(target=task.events) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    text = task.result(30)
+    cursors = [event.cursor for event in task.events()]
+    assert cursors == sorted(set(cursors))
+    assert text == kit.submit("Explain tides", model="demo-fast").result(30)
