@@ -231,6 +231,7 @@ function createView(el, send) {
       began.append(...piece.childNodes);
       await new Promise(requestAnimationFrame);
     }
+    await new Promise(requestAnimationFrame);
     showText();
     if (isFollowing) parts.scroller.scrollTop = 1e9;
   }
