@@ -79,7 +79,7 @@ class TaskOutput(anywidget.AnyWidget):
             self.task = task
             label = self._meta["label"]
             self._epoch, self._seq, self._attempt, self._text = self._epoch + 1, -1, 0, ""
-            self._meta = dict.fromkeys(_FIGURES) | {"label": label, "offer": None}
+            self._meta = dict.fromkeys(_FIGURES) | {"label": label, "offer": None, "notice": None}
             self.show(
                 taskId=task.id,
                 status="pending",

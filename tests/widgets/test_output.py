@@ -80,6 +80,8 @@ def test_a_new_attempt_is_a_new_text(kit: lt.Kit) -> None:
     assert front.epoch == 2
     assert front.meta["notice"] == "Attempt 2: the text starts over"
     assert front.meta["attempt"] == 2
+    output.watch(kit.submit("Explain tides", model="demo-fast"))
+    assert replay(output).meta["notice"] is None, "the next task is not told of it"
 
 
 def test_any_snapshot_is_whole(kit: lt.Kit) -> None:
