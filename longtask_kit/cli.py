@@ -19,10 +19,10 @@ from rich.text import Text
 from longtask_kit.errors import LongTaskError
 from longtask_kit.terminal import (
     STATUS_STYLES,
-    escape_controls,
     make_printable,
     print_json_events,
     print_stream,
+    to_json_line,
 )
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def list_tasks(
         records = kit.ask(lambda backend: backend.list_tasks(limit=limit, status=None))
     if as_json:
         for record in records:
-            sys.stdout.write(_to_json(record.to_wire()) + "\n")
+            sys.stdout.write(to_json_line(record.to_wire()))
         return
     table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
     for column, width in (("task", 27), ("status", 9), ("age", 6), ("attempt", 7)):
@@ -138,7 +138,7 @@ def status(
     with _connect(quiet=True) as kit:
         wire = kit.ask(lambda backend: backend.read_task(task_id)).to_wire()
     if as_json:
-        sys.stdout.write(_to_json(wire) + "\n")
+        sys.stdout.write(to_json_line(wire))
         return
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in wire.items():
@@ -177,10 +177,6 @@ def _show(task: Task, *, as_json: bool) -> None:
     if state.status != "completed":
         reason = f": {state.error}" if state.error else ""
         _leave(f"{task.id} {state.status}{reason}", code=1)
-
-
-def _to_json(wire: dict[str, object]) -> str:
-    return escape_controls(json.dumps(wire, ensure_ascii=False))
 
 
 def _age(record: TaskRecord) -> str:
@@ -241,6 +237,8 @@ def _announce_json(environment: dict[str, str]) -> None:
 
 
 def _announce_exports(environment: dict[str, str]) -> None:
+    from longtask_kit.local import DEMO_LABEL
+
     for name, value in environment.items():
         sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
     sys.stdout.flush()
@@ -248,7 +246,7 @@ def _announce_exports(environment: dict[str, str]) -> None:
         "\nThe local stack is up. Paste the lines above into another shell, or just use "
         "longtask and notebooks: they join it.\n"
         f"Webhook app: {environment['LONGTASK_BASE_URL']}/docs   Ctrl-C ends it.\n"
-        "Scripted demo: replies are prewritten, not produced by an AI model.\n"
+        f"{DEMO_LABEL}\n"
     )
 
 

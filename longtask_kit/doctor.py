@@ -57,13 +57,12 @@ async def examine(settings: Settings) -> list[Finding]:
 
 def _examine_names(settings: Settings) -> Iterator[Finding]:
     for name in SERVER_NAMES:
-        attribute = name.lower().removeprefix("longtask_")
-        value = getattr(settings, attribute)
+        value = settings.find(name)
         if value is None:
             yield Finding(name, "fails", f"not set: get it from {WHERE[name]}")
         else:
-            is_url = isinstance(value, str)
-            yield Finding(name, "ok", urlsplit(value).netloc if is_url else "set")
+            shown = urlsplit(value).netloc if isinstance(value, str) else "set"
+            yield Finding(name, "ok", shown)
     if not is_loopback(settings.qstash_url) and is_loopback(settings.base_url):
         yield Finding(
             "LONGTASK_BASE_URL",
@@ -85,20 +84,20 @@ async def _ask_redis(settings: Settings) -> str:
 
 
 async def _ask_queue(settings: Settings) -> str:
-    queue = Queue.open(settings)
-    try:
-        await queue.read_signing_keys()
-    finally:
-        await queue.aclose()
+    await _read_signing_keys(settings)
     return "it takes the token"
 
 
-async def _compare_keys(settings: Settings) -> str:
+async def _read_signing_keys(settings: Settings) -> tuple[str, str]:
     queue = Queue.open(settings)
     try:
-        current, following = await queue.read_signing_keys()
+        return await queue.read_signing_keys()
     finally:
         await queue.aclose()
+
+
+async def _compare_keys(settings: Settings) -> str:
+    current, following = await _read_signing_keys(settings)
     ours = secret(settings.qstash_current_signing_key), secret(settings.qstash_next_signing_key)
     if current not in ours:
         raise ConfigError(

@@ -46,10 +46,10 @@ class Cursor(NamedTuple):
             dash and attempt.isascii() and attempt.isdigit() and seq.isascii() and seq.isdigit()
         ):
             raise ValueError(f"expected a cursor like '1-42', got {text[:40]!r}")
-        cursor = cls(int(attempt[:20]), int(seq[:20]))
-        if max(cursor) >= 2**64 or len(attempt) > 20 or len(seq) > 20:
+        # The length first: Python refuses to read a number of thousands of digits.
+        if max(len(attempt), len(seq)) > 20 or max(int(attempt), int(seq)) >= 2**64:
             raise ValueError(f"expected a cursor of numbers below 2**64, got {text[:40]!r}")
-        return cursor
+        return cls(int(attempt), int(seq))
 
 
 START = Cursor(0, 0)

@@ -79,7 +79,7 @@ def connect(
 
 def is_hosted(settings: Settings) -> bool:
     """Tell whether the environment names services, so that no local stack is needed."""
-    return any(getattr(settings, name.lower()) is not None for name in _HOSTED_NAMES)
+    return any(settings.find(name) is not None for name in _HOSTED_NAMES)
 
 
 class Kit:

@@ -85,34 +85,32 @@ class AttemptWriter:
             await asyncio.sleep(0)
             self._last_yield = time.monotonic()
 
-    async def end(self, *, usage: Usage | None, finish_reason: str | None) -> str:
-        """Mark the task completed; returns the store's answer once everything is stored."""
+    async def end(self, *, usage: Usage | None, finish_reason: str | None) -> None:
+        """Mark the task completed; returns once everything is stored."""
         fields = ["status", "completed"]
         if usage is not None:
             fields += ["usage", json.dumps(usage.to_wire())]
         last = encode_entry("end", "", usage=usage, finish_reason=finish_reason)
-        return await self._finish([_status("completed"), last], fields)
+        await self._finish([_status("completed"), last], fields)
 
-    async def retry(self, message: str, *, code: str) -> str:
+    async def retry(self, message: str, *, code: str) -> None:
         """Mark the task retrying, and give the lease back for the next delivery."""
         message = make_valid_text(message)
         fields = ["status", "retrying", "error", message, "code", code]
-        return await self._finish([_status("retrying", error=message, code=code)], fields)
+        await self._finish([_status("retrying", error=message, code=code)], fields)
 
-    async def fail(self, message: str, *, code: str) -> str:
+    async def fail(self, message: str, *, code: str) -> None:
         """Mark the task failed."""
         message = make_valid_text(message)
         fields = ["status", "failed", "error", message, "code", code]
-        return await self._finish(
-            [_status("failed"), encode_entry("error", message, code=code)], fields
-        )
+        await self._finish([_status("failed"), encode_entry("error", message, code=code)], fields)
 
-    async def cancel(self) -> str:
+    async def cancel(self) -> None:
         """Mark the task cancelled."""
         last = encode_entry("cancelled", "cancelled on request")
-        return await self._finish([_status("cancelled"), last], ["status", "cancelled"])
+        await self._finish([_status("cancelled"), last], ["status", "cancelled"])
 
-    async def _finish(self, entries: list[list[str]], fields: list[str]) -> str:
+    async def _finish(self, entries: list[list[str]], fields: list[str]) -> None:
         self._last = (entries, fields)
         while self._last is not None:
             self._acknowledged.clear()
@@ -120,7 +118,6 @@ class AttemptWriter:
             await self._acknowledged.wait()
             if self.stopped.done() and self.stopped.result() not in (CANCEL, SHUTDOWN):
                 self.check_stopped()
-        return "ok"
 
     # -- the flusher's side ---------------------------------------------------------------------
 

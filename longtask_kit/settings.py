@@ -165,7 +165,7 @@ class Settings(BaseSettings):
         Raises:
             ConfigError: Some are missing; the message names each and where to get it.
         """
-        missing = [name for name in names if not self._is_set(name)]
+        missing = [name for name in names if self.find(name) is None]
         if missing:
             rows = "\n".join(f"  {name}  ({WHERE.get(name, 'see README')})" for name in missing)
             raise ConfigError(
@@ -175,9 +175,10 @@ class Settings(BaseSettings):
             )
         return self
 
-    def _is_set(self, name: str) -> bool:
-        attribute = name.lower().removeprefix("longtask_")
-        return getattr(self, attribute) is not None
+    def find(self, name: str) -> str | SecretStr | None:
+        """Return a setting by its environment name, or None where it is not set."""
+        value: str | SecretStr | None = getattr(self, name.lower().removeprefix("longtask_"))
+        return value
 
 
 CLIENT_NAMES = (

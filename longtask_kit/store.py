@@ -203,13 +203,11 @@ class Store:
 
     async def set_message_id(self, task_id: str, message_id: str) -> None:
         """Note the queue's id of the task's message, so that it can be cancelled there."""
-        key = task_key(task_id)
-        await self._run([["HSET", key, "message_id", message_id], ["EXPIRE", key, self._ttl_s]])
+        await self._set_field(task_id, "message_id", message_id)
 
     async def allow_retry(self, task_id: str) -> None:
         """Let another message run a failed task, whatever it failed of."""
-        key = task_key(task_id)
-        await self._run([["HSET", key, "code", "retried"], ["EXPIRE", key, self._ttl_s]])
+        await self._set_field(task_id, "code", "retried")
 
     async def begin(
         self, task_id: str, *, delivery_id: str
@@ -355,6 +353,11 @@ class Store:
         await self._run([["PING"]])
 
     # -- the wire -------------------------------------------------------------------------------
+
+    async def _set_field(self, task_id: str, field: str, value: str) -> None:
+        """Set a field of the record; with the time to live, should the record be gone by now."""
+        key = task_key(task_id)
+        await self._run([["HSET", key, field, value], ["EXPIRE", key, self._ttl_s]])
 
     async def _run_script(self, name: str, task_id: str, args: list[Any]) -> list[Any]:
         [reply] = await self._run_scripts(name, [(task_id, args)])

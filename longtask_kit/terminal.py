@@ -6,7 +6,7 @@ import json
 import re
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -38,9 +38,10 @@ def make_printable(text: str) -> str:
     return _CONTROLS.sub("", text)
 
 
-def escape_controls(text: str) -> str:
-    """Return JSON text whose control characters are escaped, so that no terminal obeys them."""
-    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+def to_json_line(wire: dict[str, Any]) -> str:
+    """Return a line of JSON with control characters escaped, so that no terminal obeys them."""
+    text = json.dumps(wire, ensure_ascii=False)
+    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n"
 
 
 def print_json_events(task: Task) -> None:
@@ -49,7 +50,7 @@ def print_json_events(task: Task) -> None:
         wire = to_wire(task.id, event) | {"id": str(event.cursor)}
         if event.type == "end":
             wire["data"] = task.snapshot().text
-        sys.stdout.write(escape_controls(json.dumps(wire, ensure_ascii=False)) + "\n")
+        sys.stdout.write(to_json_line(wire))
         sys.stdout.flush()
 
 

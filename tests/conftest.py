@@ -2,13 +2,12 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import longtask_kit as lt
-from tests.wait import wait_until
 
 # Nothing of a test may reach the user's own stack, or services named in the environment.
 _HOME = tempfile.TemporaryDirectory(prefix="lt-", dir="/tmp")
@@ -42,7 +41,7 @@ def kit(settings: lt.Settings) -> Iterator[lt.Kit]:
 
 
 @pytest.fixture
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home() -> Iterator[Path]:
     """A home of its own for a test that starts the shared stack, which is stopped after it."""
     with tempfile.TemporaryDirectory(prefix="lt-", dir="/tmp") as folder:
         before = os.environ["LONGTASK_HOME"]
@@ -54,8 +53,3 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             if running is not None:
                 running.stop()
             os.environ["LONGTASK_HOME"] = before
-
-
-@pytest.fixture
-def eventually() -> Callable[..., None]:
-    return wait_until

@@ -34,3 +34,10 @@ def serve(app: Any, *, port: int = 0) -> Iterator[str]:  # noqa: ANN401 - any AS
     finally:
         server.should_exit = True
         thread.join(10)
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on just now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port

@@ -23,6 +23,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Send
 
+from longtask_kit.local import DEMO_LABEL
 from longtask_kit.local.chat_request import (
     MODELS,
     ApiError,
@@ -34,7 +35,6 @@ from longtask_kit.local.chat_request import (
 )
 from longtask_kit.local.prose import split_tokens, write_long_reply, write_reply
 
-DEMO_LABEL = "Scripted demo: replies are prewritten, not produced by an AI model."
 FINGERPRINT = "fp_longtask_demo"
 MAX_TOKENS_PER_WRITE = 16
 _CREATED = 1_767_225_600  # 2026-01-01, for the model list

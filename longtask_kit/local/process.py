@@ -19,13 +19,13 @@ import sys
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import uvicorn
 
 from longtask_kit.errors import LocalStackError
 from longtask_kit.local.config import StackConfig, StackFiles, write_private
 from longtask_kit.local.valkey import ValkeyProcess
+from longtask_kit.settings import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SERVICES = ("redis", "qstash", "app", "model")
-_LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _IDLE_CHECK_S = 5.0
 
 
@@ -296,8 +295,7 @@ async def _wait_for_end(
 def _is_local_host(scope: Scope) -> bool:
     for name, value in scope["headers"]:
         if name == b"host":
-            host = urlsplit(f"//{value.decode('latin-1')}").hostname or ""
-            return host in _LOCAL_HOSTS or host == "::1"
+            return is_loopback(f"//{value.decode('latin-1')}")
     return False
 
 

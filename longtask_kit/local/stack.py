@@ -21,6 +21,7 @@ from filelock import FileLock
 from filelock import Timeout as LockTimeout
 
 from longtask_kit.errors import LocalStackError
+from longtask_kit.local import DEMO_LABEL
 from longtask_kit.local.config import StackConfig, StackFiles, default_data_dir
 from longtask_kit.settings import Settings
 
@@ -55,10 +56,7 @@ class LocalStack:
         LocalStackError: It could not start; the message says the cure.
     """
 
-    DESCRIPTION = (
-        "local stack (Valkey, Redis REST, queue, webhook app, demo model). "
-        "Scripted demo: replies are prewritten, not produced by an AI model."
-    )
+    DESCRIPTION = f"local stack (Valkey, Redis REST, queue, webhook app, demo model). {DEMO_LABEL}"
 
     def __init__(self, data: Path | str | None = None, **options: Any) -> None:  # noqa: ANN401
         self._scratch = tempfile.mkdtemp(prefix="longtask-") if data is None else None

@@ -9,6 +9,7 @@ import traitlets
 
 from longtask_kit.errors import LongTaskError, StreamExpiredError
 from longtask_kit.events import TERMINAL_STATUSES
+from longtask_kit.local import DEMO_LABEL
 from longtask_kit.submit import MAX_TOKENS_RANGE
 from longtask_kit.widgets.output import TaskOutput
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from longtask_kit.kit import Kit
     from longtask_kit.task import Task
 
-DEMO_LABEL = "Scripted demo: replies are prewritten, not produced by an AI model."
 _DEMO_MODELS = ("demo", "demo-fast", "demo-slow-start", "demo-429-then-ok", "demo-cut-then-ok")
 _NEW = "Earlier tasks …"
 _OWN_WIDTH = {"description_width": "initial"}  # a description takes the room of its words

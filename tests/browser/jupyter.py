@@ -6,13 +6,15 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tests.serving import free_port
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -54,8 +56,7 @@ class JupyterServer:
         self.root = folder / "root"
         self.root.mkdir()
         self.token = secrets.token_hex(16)
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port = listener.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         own = {
             "JUPYTER_CONFIG_DIR": str(folder / "config"),
@@ -244,3 +245,14 @@ def _make_cell(source: str, number: int) -> dict[str, Any]:
         "outputs": [],
         "execution_count": None,
     }
+
+
+def answers(url: str) -> bool:
+    """Tell whether a server is there, whatever it says."""
+    try:
+        with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - loopback
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False

@@ -2,22 +2,21 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
 import longtask_kit as lt
 from longtask_kit.lab import copy_lessons, find_lessons
+from tests.browser.jupyter import answers
+from tests.serving import free_port
 from tests.wait import wait_until
 
 
 def test_lab_opens_on_a_copy_of_the_lessons_and_leaves_on_ctrl_c(
     stack: lt.LocalStack, tmp_path: Path
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     folder = tmp_path / "lessons"
     command = [*(sys.executable, "-m", "longtask_kit.cli", "lab", str(folder), "--no-browser")]
     own = {"JUPYTER_CONFIG_DIR": str(tmp_path / "c"), "JUPYTER_RUNTIME_DIR": str(tmp_path / "r")}
@@ -37,14 +36,6 @@ def test_lab_opens_on_a_copy_of_the_lessons_and_leaves_on_ctrl_c(
         running.kill()
     assert "Traceback" not in (tmp_path / "log").read_text()
     assert not answers(f"http://127.0.0.1:{port}/api"), "no server is left"
-
-
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - loopback
-            return True
-    except OSError:
-        return False
 
 
 def test_a_lesson_that_the_user_changed_is_kept(tmp_path: Path) -> None:

@@ -2,17 +2,16 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
 import longtask_kit as lt
-from tests.browser.jupyter import SHOTS
+from tests.browser.jupyter import SHOTS, answers
+from tests.serving import free_port
 from tests.wait import wait_until
 
 if TYPE_CHECKING:
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def page_url(stack: lt.LocalStack) -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "longtask_kit.cli", "app", "--no-browser", "--port", str(port)]
     serving = subprocess.Popen(
         command,
@@ -32,16 +30,7 @@ def page_url(stack: lt.LocalStack) -> Iterator[str]:
     )
     url = f"http://127.0.0.1:{port}"
 
-    def answers() -> bool:
-        try:
-            urllib.request.urlopen(f"{url}/voila/static/", timeout=5)  # noqa: S310 - loopback
-        except urllib.error.HTTPError:
-            return True
-        except OSError:
-            return False
-        return True
-
-    wait_until(answers, timeout_s=60)
+    wait_until(lambda: answers(f"{url}/voila/static/"), timeout_s=60)
     yield url
     serving.terminate()
     serving.wait(20)

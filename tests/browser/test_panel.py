@@ -4,7 +4,6 @@ import json
 import re
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -14,10 +13,6 @@ from tests.browser.jupyter import Notebook
 
 Open = Callable[..., Notebook]
 CONNECT = "import longtask_kit as lt\nkit = lt.connect(quiet=True)"
-
-
-def status_of(notebook: Notebook, cell: int = 1) -> Any:  # noqa: ANN401 - a locator
-    return notebook.output(cell).locator(".longtask-badge")
 
 
 def wait_for_status(notebook: Notebook, status: str, cell: int = 1, timeout_s: float = 30) -> None:

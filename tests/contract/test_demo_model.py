@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from longtask_kit.local import DEMO_LABEL
 from longtask_kit.local.chat_request import MODELS
-from longtask_kit.local.model import DEMO_LABEL, create_model_app, due_tokens
+from longtask_kit.local.model import create_model_app, due_tokens
 from longtask_kit.local.prose import read_prompt, split_tokens, write_long_reply, write_reply
 from tests.serving import serve
 

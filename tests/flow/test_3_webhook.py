@@ -1,7 +1,6 @@
 """Stage 3: the factory: any prefix, any number of apps, its own lifespan."""
 
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Iterator
 
 import httpx
@@ -11,7 +10,7 @@ from fastapi import FastAPI
 import longtask_kit as lt
 from longtask_kit.keys import new_task_id
 from longtask_kit.run import TaskContext
-from tests.serving import serve
+from tests.serving import free_port, serve
 from tests.wait import wait_until
 
 HTTP = httpx.Client(timeout=30)
@@ -26,12 +25,6 @@ async def shout(context: TaskContext) -> AsyncIterator[str]:
 async def whisper(context: TaskContext) -> AsyncIterator[str]:
     """Another one, under the same name in another app."""
     yield context.spec.prompt.lower()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

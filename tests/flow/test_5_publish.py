@@ -37,6 +37,13 @@ async def begin(store: Store, task_id: str, delivery_id: str = "msg_1") -> int:
     return begun.attempt
 
 
+async def start_task(store: Store) -> tuple[str, int]:
+    """Record a task and lease its first attempt."""
+    task_id = new_task_id()
+    await store.create(task_id, SPEC)
+    return task_id, await begin(store, task_id)
+
+
 async def read_text(store: Store, task_id: str) -> str:
     transcript = Transcript()
     for event in await store.read_log(task_id, after=START):
@@ -55,9 +62,7 @@ async def test_of_deliveries_at_once_one_gets_the_lease(store: Store) -> None:
 
 
 async def test_an_ended_task_is_done_for_its_own_delivery(store: Store) -> None:
-    task_id = new_task_id()
-    await store.create(task_id, SPEC)
-    attempt = await begin(store, task_id)
+    task_id, attempt = await start_task(store)
     async with Publisher(store, min_flush_interval_s=0, heartbeat_s=1) as publisher:
         writer = publisher.open_attempt(task_id, attempt)
         await writer.fail("no", code="no")
@@ -95,9 +100,7 @@ async def test_a_zombie_can_write_nothing_once_another_attempt_began(
     settings: lt.Settings, redis: Redis
 ) -> None:
     store = open_store(settings, lease_s=0.05)
-    task_id = new_task_id()
-    await store.create(task_id, SPEC)
-    first = await begin(store, task_id)
+    task_id, first = await start_task(store)
     async with Publisher(store, min_flush_interval_s=0, heartbeat_s=60) as publisher:
         zombie = publisher.open_attempt(task_id, first)
         await zombie.write("old ")
@@ -117,9 +120,7 @@ async def test_a_lost_answer_doubles_nothing(settings: lt.Settings) -> None:
     with proxy_to(settings.upstash_redis_rest_url or "") as proxy:
         through = settings.model_copy(update={"upstash_redis_rest_url": proxy.url})
         store = Store.open(through)
-        task_id = new_task_id()
-        await store.create(task_id, SPEC)
-        attempt = await begin(store, task_id)
+        task_id, attempt = await start_task(store)
         words = [f"word{n} " for n in range(200)]
         async with Publisher(store, min_flush_interval_s=0, heartbeat_s=1) as publisher:
             writer = publisher.open_attempt(task_id, attempt)
@@ -139,9 +140,7 @@ async def test_a_redis_that_is_away_for_a_while_costs_no_token(settings: lt.Sett
     with proxy_to(settings.upstash_redis_rest_url or "") as proxy:
         through = settings.model_copy(update={"upstash_redis_rest_url": proxy.url})
         store = Store.open(through)
-        task_id = new_task_id()
-        await store.create(task_id, SPEC)
-        attempt = await begin(store, task_id)
+        task_id, attempt = await start_task(store)
         async with Publisher(store, min_flush_interval_s=0, heartbeat_s=1) as publisher:
             writer = publisher.open_attempt(task_id, attempt)
             await writer.write("before ")
@@ -175,9 +174,7 @@ async def test_a_server_that_forgot_its_scripts_is_taught_them_again(
 
 
 async def test_a_fast_model_is_batched_and_a_huge_delta_is_split(store: Store) -> None:
-    task_id = new_task_id()
-    await store.create(task_id, SPEC)
-    attempt = await begin(store, task_id)
+    task_id, attempt = await start_task(store)
     rng = random.Random(7)
     deltas = [rng.choice(["a", "Ä", "河", "🏞️", "\n"]) * rng.randint(1, 9) for _ in range(20_000)]
     deltas.insert(500, "x" * 200_000)
@@ -197,9 +194,7 @@ async def test_a_full_buffer_makes_the_model_wait(settings: lt.Settings) -> None
     with proxy_to(settings.upstash_redis_rest_url or "") as proxy:
         through = settings.model_copy(update={"upstash_redis_rest_url": proxy.url})
         store = Store.open(through)
-        task_id = new_task_id()
-        await store.create(task_id, SPEC)
-        attempt = await begin(store, task_id)
+        task_id, attempt = await start_task(store)
         async with Publisher(store, min_flush_interval_s=0, heartbeat_s=1) as publisher:
             writer = publisher.open_attempt(task_id, attempt)
             proxy.is_down = True
@@ -255,9 +250,7 @@ async def test_a_cancel_outlives_the_attempt_that_should_have_heeded_it(
 
 
 async def test_a_deleted_task_stops_its_attempt(store: Store) -> None:
-    task_id = new_task_id()
-    await store.create(task_id, SPEC)
-    attempt = await begin(store, task_id)
+    task_id, attempt = await start_task(store)
     async with Publisher(store, min_flush_interval_s=0, heartbeat_s=0.1) as publisher:
         writer = publisher.open_attempt(task_id, attempt)
         assert await store.delete(task_id)

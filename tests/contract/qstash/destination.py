@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -128,9 +127,3 @@ def states_of(sdk: QStash, message_id: str) -> list[str]:
 def publish(sdk: QStash, url: str, **options: Any) -> str:  # noqa: ANN401
     published: Any = sdk.message.publish(url=url, **options)
     return str(published.message_id)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

@@ -15,7 +15,6 @@ from tests.contract.qstash.destination import (
     TOKEN,
     Answer,
     Destination,
-    free_port,
     make_app,
     publish,
     sdk_for,
@@ -23,7 +22,7 @@ from tests.contract.qstash.destination import (
     verify,
     wait_until,
 )
-from tests.serving import serve
+from tests.serving import free_port, serve
 
 PROMPT_RETRY = "1000 * (1 + retried)"  # 1 ms, 2 ms, … at the tests' time scale
 

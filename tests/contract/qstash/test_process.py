@@ -19,7 +19,6 @@ from tests.contract.qstash.destination import (
     NEXT_KEY,
     Answer,
     Destination,
-    free_port,
     make_app,
     publish,
     sdk_for,
@@ -27,7 +26,7 @@ from tests.contract.qstash.destination import (
     verify,
     wait_until,
 )
-from tests.serving import serve
+from tests.serving import free_port, serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
