@@ -35,13 +35,19 @@ class Feed:
         self.transcript = Transcript()
         self.error: LongTaskError | None = None
         self._events: list[TaskEvent] = []
+        self._is_ended = False
         self._is_closed = False
         self._changed = threading.Condition()
         self._listeners: set[Callable[[], None]] = set()
 
     @property
+    def is_ended(self) -> bool:
+        """Whether nothing more will come; listeners see it before whoever waits does."""
+        return self._is_ended
+
+    @property
     def is_closed(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether nothing more will come, and every listener has been told."""
         return self._is_closed
 
     @property
@@ -59,15 +65,21 @@ class Feed:
         self._wake()
 
     def close(self, error: LongTaskError | None = None) -> None:
-        """Say that nothing more will come, and why if it is too early."""
+        """Say that nothing more will come, and why if it is too early.
+
+        Listeners first: a cell that awaits the task ends with its output already in place.
+        """
         with self._changed:
-            self.error, self._is_closed = error, True
+            self.error, self._is_ended = error, True
+        self._wake()
+        with self._changed:
+            self._is_closed = True
         self._wake()
 
     def reopen(self) -> None:
         """Go on after an early end."""
         with self._changed:
-            self.error, self._is_closed = None, False
+            self.error, self._is_ended, self._is_closed = None, False, False
 
     def read(self, look: Callable[[Transcript], _Seen]) -> _Seen:
         """Return what `look` sees of the state, which does not change meanwhile."""

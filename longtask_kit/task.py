@@ -264,7 +264,7 @@ class Task:
     @property
     def is_over(self) -> bool:
         """Whether the end, of the task or of following it, has been taken in."""
-        return self._feed.is_closed
+        return self._feed.is_ended
 
     def copy_state(self) -> Transcript:
         """Return the state so far as a value; never blocks for long."""

@@ -38,18 +38,17 @@ def display_task(task: Task) -> None:
 
 
 def _replace_when_over(task: Task, output: TaskOutput, handle: DisplayHandle) -> None:
-    """Replace the live output once, on the kit's thread, when the task has ended."""
+    """Replace the live output once, on the kit's thread, when the task has ended.
+
+    At once: a cell that awaits the task must not end before its output is what will be saved.
+    """
 
     def look() -> None:
         if task.is_over:
             stop()
-            # After the last draw, so that the live view and what replaces it show the same.
-            task.door.call_later(0.2, replace)
-
-    def replace() -> None:
-        bundle = make_bundle(task.copy_state())
-        handle.update(bundle, raw=True)  # type: ignore[no-untyped-call]
-        output.close()
+            handle.update(make_bundle(task.copy_state()), raw=True)  # type: ignore[no-untyped-call]
+            # After the last draw, for views elsewhere ("Create New View for Output").
+            task.door.call_later(0.2, output.close)
 
     stop = task.listen(look)
     look()

@@ -88,6 +88,7 @@ class TaskOutput(anywidget.AnyWidget):
                 isWatching=True,
                 canRetry=True,
             )
+        self.status = "pending"  # not the end of what was shown before
         self._stop_listening = task.listen(self._schedule_draw)
         self._schedule_draw()
 
@@ -120,8 +121,14 @@ class TaskOutput(anywidget.AnyWidget):
     # -- drawing: on the kit's thread -----------------------------------------------------------
 
     def _schedule_draw(self) -> None:
-        """Draw soon, at most 30 times a second; called whenever the task changes."""
+        """Draw soon, at most 30 times a second; called whenever the task changes.
+
+        The end is drawn at once: whoever awaited the task finds `status` up to date.
+        """
         task = self.task
+        if task is not None and task.is_over:
+            self._draw()
+            return
         if self._is_draw_due or task is None:
             return
         self._is_draw_due = True

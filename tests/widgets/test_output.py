@@ -68,7 +68,7 @@ def test_updates_are_coalesced_to_30_a_second_and_little_more_than_the_text(kit:
     seconds = time.monotonic() - began
     comm = recorded(output)
     assert replay(output).text == task.text
-    assert len(comm.updates()) <= 3 + 31 * seconds
+    assert len(comm.updates()) <= 4 + 31 * seconds
     assert comm.count_bytes() <= 1.5 * len(task.text.encode())
 
 

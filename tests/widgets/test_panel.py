@@ -37,6 +37,19 @@ def test_every_part_can_be_driven_and_watched(kit: lt.Kit) -> None:
     assert repr(panel) == "TaskPanel(completed, 1 task)"
 
 
+def test_a_new_task_does_not_begin_with_the_end_of_the_last(kit: lt.Kit) -> None:
+    panel = kit.panel()
+    panel.model.value, panel.prompt.value = "demo-fast", "List three rivers"
+    for _ in range(2):
+        seen: list[str] = []
+        panel.observe(lambda change, seen=seen: seen.append(change["new"]), "status")
+        task = panel.submit()
+        assert task is not None
+        task.result(30)
+        assert panel.status == "completed"  # whoever waited finds it up to date
+        assert (seen[0], seen[-1]) == ("pending", "completed")
+
+
 def test_bad_input_is_shown_and_submits_nothing(kit: lt.Kit) -> None:
     panel = kit.panel()
     panel.prompt.value = "   "

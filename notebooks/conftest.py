@@ -1,0 +1,57 @@
+"""What validating the lessons needs: a local stack of their own, and their live outputs followed.
+
+A task's live output is replaced by its text when the task ends. nbval ignores such replacements;
+a notebook front end and the executor don't, so without this every lesson would seem falsified.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import nbformat
+import pytest
+from nbval.plugin import IPyNbCell, IPyNbFile
+
+from longtask_kit.notebooks import lesson_environment, open_home
+
+_home = pytest.StashKey[str]()
+_start_kernel = IPyNbFile.setup
+_read_message = IPyNbFile.get_kernel_message
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
+    """Keep a home for the lessons' stack while tests run."""
+    with open_home() as session.config.stash[_home]:
+        return (yield)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have a skipped cell say why."""
+    for item in items:
+        if isinstance(item, IPyNbCell) and item.options["skip"]:
+            item.add_marker(pytest.mark.skip(reason="needs an account with Upstash and OpenAI"))
+
+
+def _start_kernel_at_home(self: Any) -> None:
+    with lesson_environment(self.config.stash[_home]):
+        _start_kernel(self)
+
+
+def _read_message_and_replace(
+    self: Any, timeout: float | None = None, stream: str = "iopub"
+) -> Any:
+    message = _read_message(self, timeout, stream)
+    content = message["content"]
+    display_id = (content.get("transient") or {}).get("display_id")
+    shown = self.__dict__.setdefault("shown_by_id", {})
+    if message["msg_type"] == "display_data" and display_id:
+        # nbval keeps this very node, so that a replacement reaches what it compares.
+        shown[display_id] = content["data"] = nbformat.from_dict(content["data"])
+    elif message["msg_type"] == "update_display_data" and display_id in shown:
+        shown[display_id].clear()
+        shown[display_id].update(content["data"])
+    return message
+
+
+IPyNbFile.setup = _start_kernel_at_home
+IPyNbFile.get_kernel_message = _read_message_and_replace
