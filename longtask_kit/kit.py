@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from longtask_kit.backends import Backend, HttpBackend, ServiceBackend
 from longtask_kit.errors import ConfigError, StoreError, SubmitError
-from longtask_kit.settings import CLIENT_NAMES, Settings
+from longtask_kit.settings import CLIENT_NAMES, Settings, check_secret, check_url
 from longtask_kit.submit import TaskSpec
 from longtask_kit.task import Task
 
@@ -53,11 +53,7 @@ def connect(
         LocalStackError: The local stack could not start; the message says the cure.
     """
     if url is not None:
-        if not urlsplit(url).scheme.startswith("http"):
-            raise ConfigError(f"Expected a URL like https://app.example.com, got {url[:80]!r}.")
-        return _announce(
-            Kit(lambda: HttpBackend(url, api_key=api_key), f"HTTP API at {url}"), quiet
-        )
+        return _announce(_open_http_kit(url, api_key), quiet)
     if api_key is not None:
         raise ConfigError("`api_key` goes with a URL: connect('https://…', api_key=…).")
     settings = settings or Settings()
@@ -283,6 +279,20 @@ class Kit:
         except BaseException:  # an Interrupt ends the wait, and then nobody wants the result
             future.cancel()
             raise
+
+
+def _open_http_kit(url: str, api_key: str | None) -> Kit:
+    try:
+        base_url = check_url(url)
+    except ValueError as exc:
+        raise ConfigError(f"connect(url): {exc}.") from exc
+    try:
+        if api_key is not None:
+            api_key = api_key.strip()
+            check_secret(api_key)
+    except ValueError as exc:
+        raise ConfigError(f"connect(…, api_key=…): the key {exc}.") from exc
+    return Kit(lambda: HttpBackend(base_url, api_key=api_key), f"HTTP API at {base_url}")
 
 
 def _open_kit(

@@ -174,6 +174,46 @@ def test_a_wrong_value_is_a_config_error_that_names_its_variable(
         Settings()
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:99999",
+        "http://127.0.0.1:65536",
+        "http://127.0.0.1:0",
+        "http://127.0.0.1:-1",
+        "http://127.0.0.1:port",
+        "http://127.0.0.1:8000:8000",
+        "http://:8000",
+        "http://[::1",
+        "http://[::g]",
+        "http://a..example.com",
+        "http://" + "a" * 64 + ".com",
+        "https://user:password@app.example.com",
+        "https://app.example.com?a=1",
+        "https://app.example.com#a",
+    ],
+)
+@pytest.mark.parametrize(
+    "variable",
+    [variable for variable, _, text in NAMES if text.startswith("http")],
+)
+def test_a_url_that_can_not_be_called_is_a_config_error_that_names_its_variable(
+    monkeypatch: pytest.MonkeyPatch, variable: str, url: str
+) -> None:
+    monkeypatch.setenv(variable, url)
+    shown = "LONGTASK_BASE_URL" if variable == "NEXT_PUBLIC_BASE_URL" else variable
+    with pytest.raises(ConfigError, match=rf"(?m)^  {shown}: expected a URL") as caught:
+        Settings()
+    assert url not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1]:8000/a", "http://my_service:65535", "https://bücher.example/llm/v2"]
+)
+def test_an_unusual_url_is_taken(url: str) -> None:
+    assert Settings(base_url=url + "/").base_url == url
+
+
 def test_a_wrong_url_in_the_alias_is_named_by_a_name_that_can_be_set(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
