@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from longtask_kit.events import START, Cursor, Status, Transcript, to_wire
@@ -18,6 +19,11 @@ from longtask_kit.store import Store, TaskRecord
 from longtask_kit.submit import TaskSpec, cancel_task, retry_task, submit_task
 from longtask_kit.subscribe import expired, follow
 
+# Also what makes /docs offer to send the key.
+_Bearer = Annotated[
+    HTTPAuthorizationCredentials | None,
+    Depends(HTTPBearer(auto_error=False, description="The app's LONGTASK_API_KEY.")),
+]
 _TaskIdQuery = Annotated[str, Query(alias="taskId", description="As `start` returned it.")]
 _CursorQuery = Annotated[
     str, Query(alias="lastEventId", description="Continue after this event's `id:`.")
@@ -27,11 +33,12 @@ _CursorQuery = Annotated[
 def create_tasks_router(services: Services) -> APIRouter:
     """Return the router of `/api/tasks`."""
     api = _TasksApi(services)
+    needs_key = services.settings.api_key is not None
     router = APIRouter(
         prefix="/api/tasks",
         tags=["tasks"],
         route_class=TaskRoute,
-        dependencies=[Depends(api.check_api_key)],
+        dependencies=[Depends(api.check_api_key)] if needs_key else [],
     )
     router.post("/start", summary="Submit a task")(api.start)
     router.get("/start", summary="Status of a task (query form)")(api.read_status_by_query)
@@ -62,11 +69,11 @@ class _TasksApi:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    def check_api_key(self, request: Request) -> None:
-        """Refuse a caller without the key, where one is set."""
-        key = self._services.settings.api_key
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if key is not None and not hmac.compare_digest(given.encode(), secret(key).encode()):
+    def check_api_key(self, bearer: _Bearer) -> None:
+        """Refuse a caller without the key."""
+        given = bearer.credentials if bearer else ""
+        expected = secret(self._services.settings.api_key)
+        if not hmac.compare_digest(given.encode(), expected.encode()):
             raise BadRequestError(
                 "This server needs an API key: send `Authorization: Bearer <LONGTASK_API_KEY>`.",
                 status_code=401,

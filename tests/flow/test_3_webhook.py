@@ -126,6 +126,11 @@ def test_an_api_key_guards_every_task_call(settings: lt.Settings) -> None:
         ]
         assert [call.status_code for call in calls] == [401] * len(calls)
         key = own.api_key.get_secret_value() if own.api_key else ""
+        for header in (key, f"Basic {key}", f"Bearer{key}", f"Bearer {key}x", "Bearer"):
+            for path in ("", "/stream?taskId=task_12345678"):
+                refused = HTTP.get(f"{base}{path}", headers={"Authorization": header})
+                assert refused.status_code == 401, header
+        assert HTTP.get(base, headers={"Authorization": f"bearer {key}"}).status_code == 200
         with lt.connect(str(own.base_url), api_key=key, quiet=True) as kit:
             assert kit.submit("hello", handler="shout").result(30) == "HELLO "
         with (
