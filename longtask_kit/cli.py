@@ -291,12 +291,12 @@ def serve(
     """Serve the webhook app from the environment; its public URL is LONGTASK_BASE_URL."""
     import uvicorn
 
-    from longtask_kit.serve import STOP_GRACE_S, bind
+    from longtask_kit.serve import STOP_GRACE_S, bind, guard_host
     from longtask_kit.settings import Settings
     from longtask_kit.webhook import create_app
 
     settings = Settings()
-    asgi_app = create_app(settings)
+    asgi_app = guard_host(create_app(settings), settings, host)
     listener = bind(host, port)
     address = f"http://{host}:{listener.getsockname()[1]}"
     sys.stderr.write(f"webhook app on {address}, public URL {settings.base_url}; docs at /docs\n")

@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
 from longtask_kit.errors import (
@@ -21,12 +22,14 @@ from longtask_kit.errors import (
     StreamExpiredError,
     SubmitError,
 )
+from longtask_kit.settings import is_loopback
 from longtask_kit.submit import MAX_PROMPT_CHARS, MAX_TOKENS_RANGE, TEMPERATURE_RANGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from fastapi import Request, Response
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 MAX_BODY_BYTES = 1_000_000
 MAX_DELIVERY_BYTES = 6_000_000  # a failure callback quotes the message in base64
@@ -87,6 +90,25 @@ class TaskRoute(APIRoute):
                 return error_response(status_for(exc), str(exc))
 
         return handle_errors
+
+
+class LoopbackHostsOnly:
+    """Wraps an app that listens on loopback: a request for any other host name is refused.
+
+    Against DNS rebinding: a web page may make its own name point to 127.0.0.1, and its browser
+    then takes this app for the page's own server.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http" and not is_loopback(f"//{Headers(scope=scope).get('host', '')}"):
+            refusal = error_response(421, "This app answers to 127.0.0.1 and localhost only.")
+            await refusal(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 def status_for(exc: LongTaskError) -> int:

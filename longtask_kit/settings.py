@@ -228,7 +228,10 @@ def check_secret(text: str) -> None:
 
 def is_loopback(url: str | None) -> bool:
     """Tell whether a URL's host is this machine's loopback interface."""
-    return url is not None and (urlsplit(url).hostname or "") in _LOOPBACK_HOSTS
+    try:
+        return url is not None and urlsplit(url).hostname in _LOOPBACK_HOSTS
+    except ValueError:  # a Host header is whatever its sender likes
+        return False
 
 
 def secret(value: SecretStr | None) -> str:

@@ -144,11 +144,7 @@ class _QueueApi:
         prompt: str = "",
     ) -> JSONResponse:
         """Run a task without queue and signature; 405 unless `LONGTASK_DEV=1`, loopback only."""
-        client = request.client.host if request.client else ""
-        # Behind a proxy or tunnel every caller seems local, or says so itself.
-        is_direct = not {"forwarded", "x-forwarded-for", "x-real-ip"} & set(request.headers.keys())
-        is_local = is_direct and client in ("127.0.0.1", "::1")
-        if not (self._settings.dev and is_local):
+        if not (self._settings.dev and _is_from_this_machine(request)):
             raise BadRequestError("Only with LONGTASK_DEV=1, from this machine.", status_code=405)
         if not is_task_id(task_id):
             raise BadRequestError('"taskId" must be task_ and 8 to 64 letters, digits, - or _.')
@@ -196,6 +192,19 @@ class _QueueApi:
         if isinstance(outcome, Busy):  # the queue gave up on an attempt that still streams
             return busy(task_id, outcome.left_s)
         return Answer(200, {"taskId": task_id, "status": "failed"})
+
+
+def _is_from_this_machine(request: Request) -> bool:
+    """Tell whether a person at this machine sent it: no proxy, no web page of somebody else's."""
+    headers = request.headers
+    client = request.client.host if request.client else ""
+    # Behind a proxy or tunnel every caller seems local, or says so itself.
+    is_direct = not {"forwarded", "x-forwarded-for", "x-real-ip"} & set(headers.keys())
+    # Any page may make its visitor's browser send a GET, an <img> is enough; or, by DNS rebinding,
+    # let its own name lead here.
+    is_own_page = headers.get("sec-fetch-site") in (None, "none", "same-origin")
+    is_own_name = is_loopback(f"//{headers.get('host', '')}")
+    return client in ("127.0.0.1", "::1") and is_direct and is_own_page and is_own_name
 
 
 def _respond(answer: Answer) -> JSONResponse:

@@ -95,10 +95,18 @@ def test_development_mode_runs_a_task_without_the_queue(settings: lt.Settings) -
         assert response.json() == {"taskId": task_id, "status": "completed"}
         with lt.connect(settings=own, quiet=True) as kit:
             assert kit.attach(task_id).text
-        forwarded = HTTP.get(
-            own.webhook_url, params=query, headers={"X-Forwarded-For": "127.0.0.1"}
-        )
-        assert forwarded.status_code == 405, "a tunnel leads here"
+        for headers in (
+            {"X-Forwarded-For": "127.0.0.1"},  # a tunnel leads here
+            {"Forwarded": "for=127.0.0.1"},
+            {"Sec-Fetch-Site": "cross-site"},  # an <img> in somebody's page
+            {"Sec-Fetch-Site": "same-site"},
+            {"Host": "rebound.example"},  # a page whose name was made to lead here
+            {"Host": "[::1"},
+        ):
+            refused = HTTP.get(own.webhook_url, params=query, headers=headers)
+            assert refused.status_code == 405, headers
+        for headers in ({"Sec-Fetch-Site": "none"}, {"Host": "localhost:8000"}):
+            assert HTTP.get(own.webhook_url, params=query, headers=headers).status_code == 200
         # The signed endpoint does not open up with it.
         assert HTTP.post(own.webhook_url, content=b"{}").status_code == 401
 

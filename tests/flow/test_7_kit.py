@@ -5,12 +5,15 @@ import threading
 import time
 from collections.abc import AsyncIterator
 
+import httpx
 import pytest
 
 import longtask_kit as lt
 from longtask_kit.run import Outcome, TaskContext
 from longtask_kit.settings import secret
 from tests.wait import wait_until
+
+HTTP = httpx.Client(timeout=30)
 
 
 def test_a_script_iterates_a_task(kit: lt.Kit) -> None:
@@ -130,6 +133,27 @@ def test_serve_hosts_handlers_of_ones_own_in_this_process(settings: lt.Settings)
         assert task.usage == lt.Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3)
         assert seen_in == ["longtask-serve"]
         assert kit.submit("rivers", model="demo-fast").result(30), "and still the model"
+
+
+def test_a_served_app_refuses_a_web_page_whose_name_was_made_to_lead_to_it(
+    settings: lt.Settings,
+) -> None:
+    with lt.connect(settings=settings, quiet=True) as kit:
+        served = kit.serve()
+        for host in ("rebound.example", "127.0.0.1.rebound.example:80", "[::1", ""):
+            answer = HTTP.get(f"{served.url}/api/tasks", headers={"Host": host})
+            assert answer.status_code == 421
+            assert "127.0.0.1" in answer.json()["error"]
+        for host in ("localhost", "[::1]:8000"):
+            answer = HTTP.get(f"{served.url}/api/tasks", headers={"Host": host})
+            assert answer.status_code == 200
+
+
+def test_a_served_app_behind_a_tunnel_takes_the_tunnels_name(settings: lt.Settings) -> None:
+    public = settings.model_copy(update={"base_url": "https://tunnel.example"})
+    with lt.connect(settings=public, quiet=True) as kit:
+        url = f"{kit.serve().url}/api/tasks"
+        assert HTTP.get(url, headers={"Host": "tunnel.example"}).status_code == 200
 
 
 def test_a_handler_that_raises_is_retried_and_its_error_shown(settings: lt.Settings) -> None:

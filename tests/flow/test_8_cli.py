@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pyte
 import pytest
 
@@ -278,8 +279,12 @@ def test_serve_serves_the_app_from_the_environment(
     )
     assert serving.stderr is not None
     try:
-        assert "webhook app on http://127.0.0.1:" in serving.stderr.readline()
+        said = serving.stderr.readline()
+        assert "webhook app on http://127.0.0.1:" in said
         wait_until(lambda: "startup complete" in serving.stderr.readline())  # type: ignore[union-attr]
+        url = said.split()[3].rstrip(",")
+        rebound = httpx.get(f"{url}/api/tasks", headers={"Host": "rebound.example"})
+        assert rebound.status_code == 421
         serving.send_signal(signal.SIGINT)
         _, errors = serving.communicate(timeout=20)
     finally:
