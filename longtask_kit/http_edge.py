@@ -26,7 +26,7 @@ from longtask_kit.settings import is_loopback
 from longtask_kit.submit import MAX_PROMPT_CHARS, MAX_TOKENS_RANGE, TEMPERATURE_RANGE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
 
     from fastapi import Request, Response
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -85,7 +85,7 @@ class TaskRoute(APIRoute):
             except RequestValidationError as exc:
                 return error_response(400, _explain(exc))
             except HTTPException as exc:
-                return error_response(exc.status_code, str(exc.detail))
+                return error_response(exc.status_code, str(exc.detail), exc.headers)
             except LongTaskError as exc:
                 return error_response(status_for(exc), str(exc))
 
@@ -130,9 +130,11 @@ def status_for(exc: LongTaskError) -> int:
             return 500
 
 
-def error_response(status_code: int, message: str) -> JSONResponse:
+def error_response(
+    status_code: int, message: str, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
     """Return the error shape of the contract."""
-    return JSONResponse({"error": message}, status_code)
+    return JSONResponse({"error": message}, status_code, headers)
 
 
 async def read_body(request: Request, *, most: int) -> bytes:

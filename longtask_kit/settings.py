@@ -64,6 +64,11 @@ class Settings(BaseSettings):
         validation_alias="LONGTASK_API_KEY",
         description="When set, every /api/tasks call needs `Authorization: Bearer <key>`.",
     )
+    cors_origins: str = Field(
+        "",
+        validation_alias="LONGTASK_CORS_ORIGINS",
+        description="Web origins whose pages may call create_app(), separated by commas.",
+    )
     dev: bool = Field(False, validation_alias="LONGTASK_DEV", description="Development mode.")
     model: str = Field(
         "gpt-4o-mini", validation_alias="LONGTASK_MODEL", min_length=1, max_length=200
@@ -128,6 +133,20 @@ class Settings(BaseSettings):
     def _strip_slash(cls, url: str | None) -> str | None:
         # The queue signs the exact URL, and the SDKs join paths by concatenation.
         return check_url(url) if url else url
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: str) -> str:
+        for origin in _split(origins):
+            # A browser sends neither path nor last slash, and is met letter by letter.
+            if origin != "*" and (check_url(origin) != origin or urlsplit(origin).path):
+                raise ValueError("expected origins like https://app.example.com, without a path")
+        return origins
+
+    @property
+    def allowed_origins(self) -> list[str]:
+        """Web origins whose pages may call the app; none unless set."""
+        return _split(self.cors_origins)
 
     @property
     def webhook_url(self) -> str:
@@ -237,6 +256,10 @@ def is_loopback(url: str | None) -> bool:
 def secret(value: SecretStr | None) -> str:
     """Return a secret's text; only for handing it to an SDK."""
     return value.get_secret_value() if value is not None else ""
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _explain(exc: ValidationError) -> str:

@@ -3,10 +3,10 @@
 import hmac
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, params
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
@@ -30,15 +30,15 @@ _CursorQuery = Annotated[
 ]
 
 
-def create_tasks_router(services: Services) -> APIRouter:
-    """Return the router of `/api/tasks`."""
+def create_tasks_router(services: Services, dependencies: Sequence[params.Depends]) -> APIRouter:
+    """Return the router of `/api/tasks`; the dependencies run after the check of the API key."""
     api = _TasksApi(services)
     needs_key = services.settings.api_key is not None
     router = APIRouter(
         prefix="/api/tasks",
         tags=["tasks"],
         route_class=TaskRoute,
-        dependencies=[Depends(api.check_api_key)] if needs_key else [],
+        dependencies=[*([Depends(api.check_api_key)] if needs_key else []), *dependencies],
     )
     router.post("/start", summary="Submit a task")(api.start)
     router.get("/start", summary="Status of a task (query form)")(api.read_status_by_query)

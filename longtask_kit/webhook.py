@@ -10,10 +10,11 @@ import inspect
 import json
 import time
 from base64 import b64decode
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi import APIRouter, FastAPI, Query, Request, params
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 
 from longtask_kit.attempt import Answer, busy, refuse, run_delivery
@@ -32,13 +33,19 @@ _HEALTH_TTL_S = 5.0
 
 
 def create_app(
-    settings: Settings | None = None, *, handlers: Mapping[str, Handler] | None = None
+    settings: Settings | None = None,
+    *,
+    handlers: Mapping[str, Handler] | None = None,
+    dependencies: Sequence[params.Depends] = (),
 ) -> FastAPI:
     """Return an ASGI app with the whole HTTP contract.
+
+    Pages of other origins may call it only if `LONGTASK_CORS_ORIGINS` names them.
 
     Args:
         settings: From the environment and `.env` if None.
         handlers: Async generator functions by name, beside the built-in `openai`.
+        dependencies: As in `create_router`.
 
     Raises:
         ConfigError: A setting is missing; without signing keys the app refuses to exist, unless
@@ -48,12 +55,24 @@ def create_app(
         title="longtask_kit",
         summary="LLM tasks that outlive the request, streamed without losing a token.",
     )
-    app.include_router(create_router(settings, handlers=handlers))
+    settings = settings or Settings()
+    app.include_router(create_router(settings, handlers=handlers, dependencies=dependencies))
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Last-Event-ID"],
+            expose_headers=["Retry-After"],
+        )
     return app
 
 
 def create_router(
-    settings: Settings | None = None, *, handlers: Mapping[str, Handler] | None = None
+    settings: Settings | None = None,
+    *,
+    handlers: Mapping[str, Handler] | None = None,
+    dependencies: Sequence[params.Depends] = (),
 ) -> APIRouter:
     """Return a router to `include_router()` in an app of yours, under any prefix.
 
@@ -62,6 +81,9 @@ def create_router(
     Args:
         settings: From the environment and `.env` if None.
         handlers: Async generator functions by name, beside the built-in `openai`.
+        dependencies: FastAPI's `Depends(…)`, run before every `/api/tasks` call and before no
+            delivery of the queue. The place for a rate limit or a login of yours; refuse by
+            `raise HTTPException(429, "Slow down.", headers={"Retry-After": "10"})`.
 
     Raises:
         ConfigError: As `create_app`.
@@ -81,7 +103,7 @@ def create_router(
 
     queue, health = _QueueApi(services), _HealthApi(services)
     router = APIRouter(route_class=TaskRoute, lifespan=lifespan)
-    router.include_router(create_tasks_router(services))
+    router.include_router(create_tasks_router(services, dependencies))
     add = router.add_api_route
     add("/api/qstash/webhook", queue.webhook, methods=["POST"], tags=["queue"])
     add("/api/qstash/webhook", queue.run_unsigned, methods=["GET"], tags=["queue"])

@@ -1,11 +1,11 @@
 """Stage 3: the factory: any prefix, any number of apps, its own lifespan."""
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI, HTTPException, Request, params
 
 import longtask_kit as lt
 from longtask_kit.keys import new_task_id
@@ -29,14 +29,22 @@ async def whisper(context: TaskContext) -> AsyncIterator[str]:
 
 @contextlib.contextmanager
 def served_app(
-    settings: lt.Settings, *, prefix: str = "", **options: object
+    settings: lt.Settings,
+    *,
+    prefix: str = "",
+    dependencies: Sequence[params.Depends] = (),
+    **options: object,
 ) -> Iterator[lt.Settings]:
     """Serve a host app with the router under a prefix; yields settings that lead to it."""
     port = free_port()
     own = settings.model_copy(update={"base_url": f"http://127.0.0.1:{port}{prefix}", **options})
     app = FastAPI()
     app.include_router(
-        lt.create_router(own, handlers={"shout": whisper if options.get("model") else shout}),
+        lt.create_router(
+            own,
+            handlers={"shout": whisper if options.get("model") else shout},
+            dependencies=dependencies,
+        ),
         prefix=prefix,
     )
     with serve(app, port=port):
@@ -146,6 +154,85 @@ def test_an_api_key_guards_every_task_call(settings: lt.Settings) -> None:
             pytest.raises(lt.ConfigError, match="API key"),
         ):
             stranger.submit("hello")
+
+
+def test_a_limit_of_ones_own_guards_every_task_call_and_no_delivery(settings: lt.Settings) -> None:
+    calls: list[str] = []
+
+    async def limit(request: Request) -> None:
+        calls.append(request.url.path)
+        if len(calls) > 1:
+            raise HTTPException(429, "Slow down.", headers={"Retry-After": "10"})
+
+    with (
+        served_app(settings, dependencies=[Depends(limit)]) as own,
+        lt.connect(str(own.base_url), quiet=True) as kit,
+        lt.connect(settings=own, quiet=True) as behind,
+    ):
+        task_id = kit.submit("hello", handler="shout").id
+        refused = HTTP.get(f"{own.base_url}/api/tasks/stream", params={"taskId": task_id})
+        assert (refused.status_code, refused.json()) == (429, {"error": "Slow down."})
+        assert refused.headers["Retry-After"] == "10"
+        with pytest.raises(lt.SubmitError, match="Slow down"):
+            kit.submit("hello")
+        assert behind.attach(task_id).result(30) == "HELLO ", "the delivery was not limited"
+        assert set(calls) == {"/api/tasks/start", "/api/tasks/stream"}
+
+
+@pytest.mark.parametrize("path", ["/api/tasks/start", "/api/qstash/webhook"])
+def test_a_body_without_a_declared_length_is_limited_too(settings: lt.Settings, path: str) -> None:
+    def body() -> Iterator[bytes]:
+        for _ in range(100):
+            yield b"x" * 100_000
+
+    headers = {"Content-Type": "application/json"}
+    with contextlib.suppress(httpx.WriteError):  # it need not read on to refuse
+        answer = HTTP.post(f"{settings.base_url}{path}", content=body(), headers=headers)
+        assert answer.status_code == 413
+        assert "bytes" in answer.json()["error"]
+
+
+PAGE = "https://page.example"
+PREFLIGHT = {
+    "Origin": PAGE,
+    "Access-Control-Request-Method": "GET",
+    "Access-Control-Request-Headers": "authorization,last-event-id",
+}
+
+
+@pytest.mark.parametrize("origins", ["https://other.example, https://page.example", "*"])
+def test_pages_of_the_origins_that_are_set_may_call(settings: lt.Settings, origins: str) -> None:
+    port = free_port()
+    base = f"http://127.0.0.1:{port}"
+    own = settings.model_copy(update={"cors_origins": origins, "base_url": base})
+    with serve(lt.create_app(own), port=port), lt.connect(settings=own, quiet=True) as kit:
+        allowed = HTTP.options(f"{base}/api/tasks/stream", headers=PREFLIGHT)
+        assert allowed.status_code == 200
+        assert allowed.headers["Access-Control-Allow-Origin"] in (PAGE, "*")
+        task = kit.submit("rivers", model="demo-fast")
+        stream = HTTP.get(
+            f"{base}/api/tasks/stream", params={"taskId": task.id}, headers={"Origin": PAGE}
+        )
+        assert stream.headers["Access-Control-Allow-Origin"] in (PAGE, "*")
+        assert '"end"' in stream.text
+        if origins != "*":
+            stranger = PREFLIGHT | {"Origin": "https://evil.example"}
+            refused = HTTP.options(f"{base}/api/tasks/stream", headers=stranger)
+            assert "Access-Control-Allow-Origin" not in refused.headers
+
+
+def test_no_page_of_another_origin_may_call_unless_it_is_set(settings: lt.Settings) -> None:
+    for answer in (
+        HTTP.options(f"{settings.base_url}/api/tasks/start", headers=PREFLIGHT),
+        HTTP.get(f"{settings.base_url}/api/tasks", headers={"Origin": PAGE}),
+    ):
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+    # A page may send a form or plain text without asking first: neither starts a task.
+    for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
+        body = b'{"prompt": "x"}'
+        headers = {"Content-Type": kind} if kind else {}
+        url = f"{settings.base_url}/api/tasks/start"
+        assert HTTP.post(url, content=body, headers=headers).status_code == 400
 
 
 def test_status_calls_answer_for_known_unknown_and_missing_ids(

@@ -54,6 +54,7 @@ NAMES = [
     ("LONGTASK_BASE_URL", "base_url", "https://app.example.com/mount"),
     ("QSTASH_URL", "qstash_url", "http://127.0.0.1:8080"),
     ("LONGTASK_API_KEY", "api_key", "key"),
+    ("LONGTASK_CORS_ORIGINS", "cors_origins", "https://a.example, https://b.example:8443"),
     ("LONGTASK_DEV", "dev", "1"),
     ("LONGTASK_MODEL", "model", "gpt-5"),
     ("LONGTASK_RETRIES", "retries", "0"),
@@ -148,6 +149,11 @@ def test_nothing_set_is_fine() -> None:
         ("UPSTASH_REDIS_REST_URL", "redis://localhost:6379"),
         ("UPSTASH_REDIS_REST_URL", "https://[abc"),
         ("OPENAI_BASE_URL", "x"),
+        ("LONGTASK_CORS_ORIGINS", "app.example.com"),
+        ("LONGTASK_CORS_ORIGINS", "https://app.example.com/"),
+        ("LONGTASK_CORS_ORIGINS", "https://app.example.com,https://app.example.com/path"),
+        ("LONGTASK_CORS_ORIGINS", '["https://app.example.com"]'),
+        ("LONGTASK_CORS_ORIGINS", "*.example.com"),
         ("LONGTASK_DEV", "maybe"),
         ("LONGTASK_MODEL", "m" * 201),
         ("LONGTASK_RETRIES", "many"),
@@ -195,7 +201,7 @@ def test_a_wrong_value_is_a_config_error_that_names_its_variable(
 )
 @pytest.mark.parametrize(
     "variable",
-    [variable for variable, _, text in NAMES if text.startswith("http")],
+    [variable for variable, _, _ in NAMES if variable.endswith("_URL")],
 )
 def test_a_url_that_can_not_be_called_is_a_config_error_that_names_its_variable(
     monkeypatch: pytest.MonkeyPatch, variable: str, url: str
@@ -205,6 +211,13 @@ def test_a_url_that_can_not_be_called_is_a_config_error_that_names_its_variable(
     with pytest.raises(ConfigError, match=rf"(?m)^  {shown}: expected a URL") as caught:
         Settings()
     assert url not in "".join(traceback.format_exception(caught.value))
+
+
+def test_origins_are_separated_by_commas_and_none_unless_set() -> None:
+    assert Settings().allowed_origins == []
+    several = Settings(cors_origins=" https://a.example , http://localhost:3000,")
+    assert several.allowed_origins == ["https://a.example", "http://localhost:3000"]
+    assert Settings(cors_origins="*").allowed_origins == ["*"]
 
 
 @pytest.mark.parametrize(
