@@ -159,6 +159,10 @@ async def read_body(request: Request, *, most: int) -> bytes:
 
 def _explain(exc: RequestValidationError) -> str:
     """Say which field is wrong, how, and what was found."""
+    if isinstance(exc.body, bytes):
+        # FastAPI reads no JSON from another type, nor do we: a form or plain text is what a page of
+        # somebody else's may send to an app on this machine without asking first.
+        return 'The body is not sent as JSON: send the header "Content-Type: application/json".'
     parts = []
     for error in exc.errors():
         where = ".".join(str(step) for step in error["loc"][1:]) or "body"

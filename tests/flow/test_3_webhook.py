@@ -232,7 +232,9 @@ def test_no_page_of_another_origin_may_call_unless_it_is_set(settings: lt.Settin
         body = b'{"prompt": "x"}'
         headers = {"Content-Type": kind} if kind else {}
         url = f"{settings.base_url}/api/tasks/start"
-        assert HTTP.post(url, content=body, headers=headers).status_code == 400
+        answer = HTTP.post(url, content=body, headers=headers)
+        assert answer.status_code == 400
+        assert "Content-Type: application/json" in answer.json()["error"], "what `curl -d` needs"
 
 
 def test_status_calls_answer_for_known_unknown_and_missing_ids(
