@@ -69,6 +69,28 @@ class TaskReference(BaseModel):
     taskId: str = Field(examples=["task_1q2w3e4r5t6z7u8i9o0p1a"])  # noqa: N815 - wire
 
 
+class ErrorAnswer(BaseModel):
+    """What every refusal looks like."""
+
+    error: str = Field(examples=["No task 'task_1q2w3e4r': …"])
+
+
+_REFUSALS = {
+    400: "A value is missing, or not as it should be; `error` says which.",
+    401: "The API key is missing or wrong.",
+    404: "No such task: never submitted, deleted, or older than `LONGTASK_TTL_S`.",
+    413: "The body is too large.",
+    502: "The queue did not take the task: nothing will run.",
+}
+
+
+def refusals(*status_codes: int) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI documentation of refusals; `default` also keeps FastAPI's 422 out."""
+    rows: dict[int | str, str] = {code: _REFUSALS[code] for code in status_codes}
+    rows["default"] = "Any other refusal: 429 by a limit, 503 while Redis is away."
+    return {code: {"model": ErrorAnswer, "description": text} for code, text in rows.items()}
+
+
 class TaskRoute(APIRoute):
     """A route that bounds its body and answers every error of ours as `{"error": …}`."""
 

@@ -11,7 +11,13 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from longtask_kit.events import START, Cursor, Status, Transcript, to_wire
-from longtask_kit.http_edge import BadRequestError, StartRequest, TaskReference, TaskRoute
+from longtask_kit.http_edge import (
+    BadRequestError,
+    StartRequest,
+    TaskReference,
+    TaskRoute,
+    refusals,
+)
 from longtask_kit.keys import is_task_id
 from longtask_kit.services import Services
 from longtask_kit.settings import secret
@@ -38,13 +44,19 @@ def create_tasks_router(services: Services, dependencies: Sequence[params.Depend
         prefix="/api/tasks",
         tags=["tasks"],
         route_class=TaskRoute,
+        responses=refusals(400, *([401] if needs_key else [])),
         dependencies=[*([Depends(api.check_api_key)] if needs_key else []), *dependencies],
     )
-    router.post("/start", summary="Submit a task")(api.start)
-    router.get("/start", summary="Status of a task (query form)")(api.read_status_by_query)
+    router.post("/start", summary="Submit a task", responses=refusals(413, 502))(api.start)
+    router.get("/start", summary="Status of a task (query form)", responses=refusals(404))(
+        api.read_status_by_query
+    )
 
     @router.get(
-        "/stream", summary="Follow a task: replay, then live", response_class=EventSourceResponse
+        "/stream",
+        summary="Follow a task: replay, then live",
+        response_class=EventSourceResponse,
+        responses=refusals(404),
     )
     async def stream(
         place: Annotated[tuple[str, Cursor], Depends(api.find_place)],
@@ -57,11 +69,15 @@ def create_tasks_router(services: Services, dependencies: Sequence[params.Depend
         async for frame in api.frames(*place):
             yield frame
 
-    router.post("/cancel", summary="Cancel a task")(api.cancel)
-    router.post("/retry", summary="Run a failed task again")(api.retry)
+    router.post("/cancel", summary="Cancel a task", responses=refusals(404, 413))(api.cancel)
+    router.post("/retry", summary="Run a failed task again", responses=refusals(404, 413, 502))(
+        api.retry
+    )
     router.get("", summary="List tasks, newest first")(api.list_tasks)
-    router.get("/{task_id}", summary="Status of a task")(api.read_status)
-    router.delete("/{task_id}", summary="Delete a task's record and log")(api.delete)
+    router.get("/{task_id}", summary="Status of a task", responses=refusals(404))(api.read_status)
+    router.delete("/{task_id}", summary="Delete a task's record and log", responses=refusals(404))(
+        api.delete
+    )
     return router
 
 

@@ -16,15 +16,29 @@ from typing import Annotated, Any
 from fastapi import APIRouter, FastAPI, Query, Request, params
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 from longtask_kit.attempt import Answer, busy, refuse, run_delivery
 from longtask_kit.errors import ConfigError, SignatureError, StoreError
-from longtask_kit.http_edge import BadRequestError, TaskRoute
+from longtask_kit.http_edge import (
+    BadRequestError,
+    ErrorAnswer,
+    TaskRoute,
+    error_response,
+    refusals,
+)
 from longtask_kit.keys import is_task_id
 from longtask_kit.queue import verify_signature
 from longtask_kit.run import Handler
 from longtask_kit.services import Services
-from longtask_kit.settings import CLIENT_NAMES, SIGNING_NAMES, Settings, is_loopback
+from longtask_kit.settings import (
+    CLIENT_NAMES,
+    FAILURE_PATH,
+    SIGNING_NAMES,
+    WEBHOOK_PATH,
+    Settings,
+    is_loopback,
+)
 from longtask_kit.store import Busy
 from longtask_kit.submit import TaskSpec
 from longtask_kit.tasks_api import create_tasks_router
@@ -55,6 +69,8 @@ def create_app(
         title="longtask_kit",
         summary="LLM tasks that outlive the request, streamed without losing a token.",
     )
+    app.add_exception_handler(HTTPException, _answer_unmatched)
+    app.add_exception_handler(Exception, _answer_defect)
     settings = settings or Settings()
     app.include_router(create_router(settings, handlers=handlers, dependencies=dependencies))
     if settings.allowed_origins:
@@ -66,6 +82,18 @@ def create_app(
             expose_headers=["Retry-After"],
         )
     return app
+
+
+def _answer_unmatched(_: Request, exc: Exception) -> JSONResponse:
+    """Answer what no route matched; what a route refuses, `TaskRoute` answers by itself."""
+    assert isinstance(exc, HTTPException)  # noqa: S101 - it is registered for no other
+    hint = "" if exc.status_code != 404 else ": this app has /api/tasks, /api/health and /docs"
+    return error_response(exc.status_code, f"{exc.detail}{hint}.", exc.headers)
+
+
+def _answer_defect(_: Request, __: Exception) -> JSONResponse:
+    """Answer what nobody foresaw; the server logs the traceback."""
+    return error_response(500, "An error inside the app; its log has the traceback.")
 
 
 def create_router(
@@ -105,11 +133,24 @@ def create_router(
     router = APIRouter(route_class=TaskRoute, lifespan=lifespan)
     router.include_router(create_tasks_router(services, dependencies))
     add = router.add_api_route
-    add("/api/qstash/webhook", queue.webhook, methods=["POST"], tags=["queue"])
-    add("/api/qstash/webhook", queue.run_unsigned, methods=["GET"], tags=["queue"])
-    add("/api/qstash/failure", queue.failure, methods=["POST"], tags=["queue"])
+    answers = _document_answers()
+    for path, call in ((WEBHOOK_PATH, queue.webhook), (FAILURE_PATH, queue.failure)):
+        add(path, call, methods=["POST"], tags=["queue"], responses=answers)
+    unsigned = refusals(400) | {405: answers[401] | {"description": "Not in development mode."}}
+    add(WEBHOOK_PATH, queue.run_unsigned, methods=["GET"], tags=["queue"], responses=unsigned)
     add("/api/health", health.health, methods=["GET"], tags=["health"])
     return router
+
+
+def _document_answers() -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI documentation of what the queue is told; README has it in full."""
+    texts = {
+        401: "Not provably from the queue: nothing was read or written.",
+        489: "No retry can help: to the dead letters.",
+        500: "The attempt failed; deliver again, after `Retry-After` if it is there.",
+        503: "Another delivery runs the task, or Redis is away; deliver again.",
+    }
+    return {code: {"model": ErrorAnswer, "description": text} for code, text in texts.items()}
 
 
 def _check_settings(settings: Settings) -> None:

@@ -80,6 +80,44 @@ def test_errors_keep_their_shape_in_an_embedding_app(settings: lt.Settings) -> N
         assert '"prompt"' in response.json()["error"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status_code"),
+    [
+        ("GET", "/", 404),
+        ("GET", "/api/nothing", 404),
+        ("POST", "/llm/api/tasks/start", 404),
+        ("PUT", "/api/tasks", 405),
+        ("GET", "/api/tasks/cancel/x", 404),
+        ("DELETE", "/api/qstash/webhook", 405),
+        ("GET", "/api/qstash/failure", 405),
+    ],
+)
+def test_what_no_route_matches_is_refused_in_the_same_shape(
+    settings: lt.Settings, method: str, path: str, status_code: int
+) -> None:
+    answer = HTTP.request(method, f"{settings.base_url}{path}")
+    assert answer.status_code == status_code
+    assert set(answer.json()) == {"error"}
+    assert ("Allow" in answer.headers) == (status_code == 405)
+
+
+def test_a_defect_is_answered_in_the_same_shape_without_its_text(settings: lt.Settings) -> None:
+    def limit() -> None:
+        raise ZeroDivisionError("canary")
+
+    with serve(lt.create_app(settings, dependencies=[Depends(limit)])) as url:
+        answer = HTTP.get(f"{url}/api/tasks")
+        assert answer.status_code == 500
+        assert "log" in answer.json()["error"]
+        assert "canary" not in answer.text
+
+
+def test_somebodys_app_keeps_its_own_errors(settings: lt.Settings) -> None:
+    with served_app(settings, prefix="/llm") as own:
+        answer = HTTP.get(f"{own.base_url}/nothing")
+        assert (answer.status_code, set(answer.json())) == (404, {"detail"})
+
+
 def test_the_app_refuses_to_exist_without_signing_keys(settings: lt.Settings) -> None:
     bare = settings.model_copy(update={"qstash_current_signing_key": None})
     with pytest.raises(lt.ConfigError, match="QSTASH_CURRENT_SIGNING_KEY"):
@@ -295,6 +333,39 @@ def test_the_openapi_page_documents_every_call(settings: lt.Settings) -> None:
     assert HTTP.get(f"{settings.base_url}/docs").status_code == 200
     names = {p["name"] for p in schema["paths"]["/api/tasks/stream"]["get"]["parameters"]}
     assert {"taskId", "lastEventId"} <= names
+
+
+def test_the_openapi_page_tells_every_refusal_and_none_that_is_not(
+    settings: lt.Settings,
+) -> None:
+    keyed = settings.model_copy(update={"api_key": settings.qstash_token})
+    schema = lt.create_app(keyed).openapi()
+    told = {
+        f"{method.upper()} {path}": set(call["responses"]) - {"200", "default"}
+        for path, calls in schema["paths"].items()
+        for method, call in calls.items()
+    }
+    assert told == {
+        "GET /api/tasks": {"400", "401"},
+        "POST /api/tasks/start": {"400", "401", "413", "502"},
+        "GET /api/tasks/start": {"400", "401", "404"},
+        "GET /api/tasks/stream": {"400", "401", "404"},
+        "POST /api/tasks/cancel": {"400", "401", "404", "413"},
+        "POST /api/tasks/retry": {"400", "401", "404", "413", "502"},
+        "GET /api/tasks/{task_id}": {"400", "401", "404"},
+        "DELETE /api/tasks/{task_id}": {"400", "401", "404"},
+        "POST /api/qstash/webhook": {"401", "489", "500", "503"},
+        "POST /api/qstash/failure": {"401", "489", "500", "503"},
+        "GET /api/qstash/webhook": {"400", "405"},
+        "GET /api/health": set(),
+    }
+    refused = schema["paths"]["/api/tasks"]["get"]["responses"]["400"]
+    assert refused["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorAnswer")
+    assert "HTTPValidationError" not in schema["components"]["schemas"]
+    streamed = schema["paths"]["/api/tasks/stream"]["get"]["responses"]["200"]["content"]
+    assert list(streamed) == ["text/event-stream"]
+    assert "HTTPBearer" in schema["components"]["securitySchemes"], "/docs can send the key"
+    assert "securitySchemes" not in lt.create_app(settings).openapi()["components"]
 
 
 def test_an_app_that_is_stopped_gives_its_attempt_back(settings: lt.Settings) -> None:
