@@ -6,6 +6,7 @@ import asyncio
 import sys
 import threading
 import weakref
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -78,6 +79,19 @@ def is_hosted(settings: Settings) -> bool:
     return any(settings.find(name) is not None for name in _HOSTED_NAMES)
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where calls go, and the app in this process that new tasks run in, if one does."""
+
+    backend: Backend
+    settings: Settings | None
+    served: ServedApp | None = None
+
+    @property
+    def is_there(self) -> bool:
+        return self.served is None or self.served.is_running
+
+
 class Kit:
     """Submit tasks and find them again. Made by `connect()`.
 
@@ -87,7 +101,6 @@ class Kit:
 
     Attributes:
         description: Which services it talks to, without secrets.
-        settings: What it was made from; None over the HTTP API.
     """
 
     def __init__(
@@ -99,7 +112,6 @@ class Kit:
         revive: Callable[[], Settings | None] | None = None,
     ) -> None:
         self.description = description
-        self.settings = settings
         self._revive = revive
         self._is_closed = False
         self._loop = asyncio.new_event_loop()
@@ -108,7 +120,7 @@ class Kit:
         )
         self._thread.start()
         self._served: list[ServedApp] = []
-        self._backends: list[Backend] = [self._call(_open_on_loop(open_backend))]
+        self._places = [_Place(self._call(_open_on_loop(open_backend)), settings)]
         # A kit that is dropped without close() must not keep its thread.
         self._finalizer = weakref.finalize(self, self._loop.call_soon_threadsafe, self._loop.stop)
 
@@ -190,6 +202,8 @@ class Kit:
     ) -> ServedApp:
         """Host the webhook app inside this process; tasks submitted from now on run in it.
 
+        Once it is stopped, new tasks go where they went before.
+
         With the local stack the queue finds it by itself. With hosted QStash the app must be
         reachable from outside: set `LONGTASK_BASE_URL` to a tunnel that leads to `host:port`.
 
@@ -209,8 +223,7 @@ class Kit:
         served = ServedApp(self.settings, handlers, host=host, port=port)
         self._served.append(served)
         if is_loopback(self.settings.base_url):
-            self.settings = served.settings
-            self._use(served.settings)
+            self._use(served.settings, served)
         return served
 
     def panel(self) -> TaskPanel:
@@ -225,8 +238,8 @@ class Kit:
             return
         for served in self._served:
             served.stop()
-        for backend in self._backends:
-            self._call(backend.aclose())
+        for place in self._places:
+            self._call(place.backend.aclose())
         self._is_closed = True
         self._finalizer()
         self._thread.join(5)
@@ -236,7 +249,12 @@ class Kit:
     @property
     def backend(self) -> Backend:
         """Where calls go."""
-        return self._backends[-1]
+        return self._find_place().backend
+
+    @property
+    def settings(self) -> Settings | None:
+        """What the backend was made from; None over the HTTP API."""
+        return self._find_place().settings
 
     def start(self, work: Coroutine[Any, Any, _Answer]) -> Future[_Answer]:
         """Run a coroutine on the background loop."""
@@ -262,15 +280,20 @@ class Kit:
             settings = self._revive()
             if settings is None:  # the stack lives: it was a real refusal
                 raise
-        if self._served:  # the app in this process lives on
-            settings = settings.model_copy(update={"base_url": self._served[-1].url})
+        served = self._find_place().served
         self._use(settings)
+        if served is not None:  # the app in this process lives on
+            self._use(settings.model_copy(update={"base_url": served.url}), served)
         return self._call(question(self.backend))
 
-    def _use(self, settings: Settings) -> None:
+    def _use(self, settings: Settings, served: ServedApp | None = None) -> None:
         """Talk to these services from now on; what follows already keeps what it began with."""
-        self.settings = settings
-        self._backends.append(self._call(_open_on_loop(lambda: ServiceBackend(settings))))
+        backend = self._call(_open_on_loop(lambda: ServiceBackend(settings)))
+        self._places.append(_Place(backend, settings, served))
+
+    def _find_place(self) -> _Place:
+        """Return the newest place whose app was not stopped since; the first has none to stop."""
+        return next(place for place in reversed(self._places) if place.is_there)
 
     def _call(self, work: Coroutine[Any, Any, _Answer]) -> _Answer:
         future = self.start(work)

@@ -64,8 +64,16 @@ class ServedApp:
     def __repr__(self) -> str:
         return f"<ServedApp {self.url}>"
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it listens."""
+        return self._thread.is_alive() and not self._server.should_exit
+
     def stop(self) -> None:
-        """Stop listening; attempts under way are given back to the queue."""
+        """Stop listening; attempts under way are given back to the queue.
+
+        The queue goes on delivering to `url`: serve again on the same port to have them run.
+        """
         self._server.should_exit = True
         self._thread.join(STOP_GRACE_S + 5)
 

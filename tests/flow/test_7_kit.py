@@ -135,6 +135,20 @@ def test_serve_hosts_handlers_of_ones_own_in_this_process(settings: lt.Settings)
         assert kit.submit("rivers", model="demo-fast").result(30), "and still the model"
 
 
+def test_after_stop_new_tasks_go_where_they_went_before(settings: lt.Settings) -> None:
+    with lt.connect(settings=settings, quiet=True) as kit:
+        first, second = kit.serve(), kit.serve()
+        assert kit.settings is not None
+        assert kit.settings.base_url == second.url
+        first.stop()
+        assert kit.submit("rivers", model="demo-fast").result(30), "the second one runs it"
+        second.stop()
+        assert kit.settings == settings
+        assert kit.submit("rivers", model="demo-fast").result(30)
+        kit.serve()
+        assert kit.submit("rivers", model="demo-fast").result(30), "and it can serve again"
+
+
 def test_a_served_app_refuses_a_web_page_whose_name_was_made_to_lead_to_it(
     settings: lt.Settings,
 ) -> None:
