@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import threading
 import weakref
@@ -114,6 +115,7 @@ class Kit:
         self.description = description
         self._revive = revive
         self._is_closed = False
+        self._pid = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=_run_loop, args=(self._loop,), name="longtask-kit", daemon=True
@@ -234,7 +236,7 @@ class Kit:
 
     def close(self) -> None:
         """Stop the background thread and what `serve()` started; tasks go on in the queue."""
-        if self._is_closed:
+        if self._is_closed or not self._is_ours:  # a fork's parent goes on using it
             return
         for served in self._served:
             served.stop()
@@ -258,13 +260,16 @@ class Kit:
 
     def start(self, work: Coroutine[Any, Any, _Answer]) -> Future[_Answer]:
         """Run a coroutine on the background loop."""
-        if self._is_closed:
+        try:
+            self._check_usable()
+        except ConfigError:
             work.close()
-            raise ConfigError("This kit is closed; make another with connect().")
+            raise
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def call_later(self, delay_s: float, work: Callable[[], None]) -> None:
         """Call a function on the background loop's thread, after a delay."""
+        self._check_usable()
         self._loop.call_soon_threadsafe(self._loop.call_later, delay_s, work)
 
     def ask(self, question: Callable[[Backend], Coroutine[Any, Any, _Answer]]) -> _Answer:
@@ -285,6 +290,19 @@ class Kit:
         if served is not None:  # the app in this process lives on
             self._use(settings.model_copy(update={"base_url": served.url}), served)
         return self._call(question(self.backend))
+
+    def _check_usable(self) -> None:
+        if self._is_closed:
+            raise ConfigError("This kit is closed; make another with connect().")
+        if not self._is_ours:
+            raise ConfigError(
+                "This kit was made in another process; its background thread did not come along "
+                "with the fork: connect() again here, and attach() to tasks by their id."
+            )
+
+    @property
+    def _is_ours(self) -> bool:
+        return self._pid == os.getpid()
 
     def _use(self, settings: Settings, served: ServedApp | None = None) -> None:
         """Talk to these services from now on; what follows already keeps what it began with."""

@@ -1,9 +1,12 @@
 """The door: a script, an asyncio program, a kernel; and the ways to find a task again."""
 
 import asyncio
+import multiprocessing
 import threading
 import time
+import warnings
 from collections.abc import AsyncIterator
+from multiprocessing.connection import Connection
 
 import httpx
 import pytest
@@ -235,6 +238,33 @@ def test_half_an_environment_is_a_config_error_that_names_the_other_half(
         lt.connect("app.example.com")
     with pytest.raises(lt.ConfigError, match="api_key"):
         lt.connect(api_key="x")
+
+
+def test_a_forked_child_is_told_to_connect_again(kit: lt.Kit) -> None:
+    task = kit.submit("rivers", model="demo-fast")
+
+    def use_kit(answers: Connection) -> None:
+        for call in (lambda: kit.submit("x"), task.result, kit.tasks, lambda: kit.attach(task.id)):
+            try:
+                answers.send(str(call()))
+            except lt.ConfigError as error:
+                answers.send(str(error))
+        kit.close()
+        answers.send("closed")
+
+    here, there = multiprocessing.Pipe()
+    child = multiprocessing.get_context("fork").Process(target=use_kit, args=[there])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python 3.12 warns of a fork beside threads, rightly
+        child.start()
+    for _ in range(4):
+        assert here.poll(20), "the child hangs"
+        assert "connect() again" in here.recv()
+    assert here.poll(20), "the child hangs"
+    assert here.recv() == "closed"
+    child.join(20)
+    assert child.exitcode == 0
+    assert task.result(30), "the parent goes on"
 
 
 def test_a_closed_kit_leaves_no_thread(settings: lt.Settings) -> None:
