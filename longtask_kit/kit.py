@@ -7,18 +7,20 @@ import os
 import sys
 import threading
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 from urllib.parse import urlsplit
 
 from longtask_kit.backends import Backend, HttpBackend, ServiceBackend
 from longtask_kit.errors import ConfigError, StoreError, SubmitError
+from longtask_kit.events import STATUSES
 from longtask_kit.settings import CLIENT_NAMES, Settings, check_secret, check_url
 from longtask_kit.submit import TaskSpec
 from longtask_kit.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine
     from concurrent.futures import Future
     from types import TracebackType
 
@@ -129,6 +131,13 @@ class Kit:
     def __repr__(self) -> str:
         return f"<Kit {self.description}>"
 
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled, and a task with it; TypeError is what pickle's callers expect."""
+        raise TypeError(
+            "A kit can't be pickled or copied, nor a task, which holds one: the connections belong "
+            "to this process. Send task.id, and there connect() and kit.attach(id)."
+        )
+
     def __enter__(self) -> Self:
         return self
 
@@ -167,6 +176,8 @@ class Kit:
         Raises:
             SubmitError: A value is out of range, or the queue refused; nothing will run.
         """
+        if isinstance(metadata, Mapping):  # what is wrong with anything else, TaskSpec says
+            metadata = dict(metadata)
         spec = TaskSpec(
             prompt=prompt,
             model=model,
@@ -174,22 +185,35 @@ class Kit:
             temperature=temperature,
             system=system,
             handler=handler,
-            metadata=dict(metadata or {}),
+            metadata={} if metadata is None else metadata,
         )
         task_id, _ = self.ask(lambda backend: backend.submit(spec))
         return Task(task_id, door=self, spec=spec.to_wire())
 
-    def attach(self, task_id: str) -> Task:
-        """Return a task by its id: it replays what happened, then follows.
+    def attach(self, task_id: str | Task) -> Task:
+        """Return a task by its id, or another kit's task: it replays what happened, then follows.
 
         Raises:
             StreamExpiredError: No such task, or its log is gone.
         """
+        if isinstance(task_id, Task):
+            task_id = task_id.id
+        if not isinstance(task_id, str):
+            raise ConfigError(f"attach() takes a task's id, text, got {type(task_id).__name__}.")
         record = self.ask(lambda backend: backend.read_task(task_id))
         return Task(task_id, door=self, record=record)
 
     def tasks(self, *, limit: int = 100, status: Status | None = None) -> list[Task]:
-        """Return tasks, newest first, at most `limit` (1 to 1000), or only those with `status`."""
+        """Return tasks, newest first, at most `limit` (1 to 1000), or only those with `status`.
+
+        Raises:
+            ConfigError: `limit` is out of range, or there is no such status.
+        """
+        if not isinstance(limit, int) or not 1 <= limit <= 1000:
+            raise ConfigError(f"`limit` is {limit!r}: expected a whole number from 1 to 1,000.")
+        if status is not None and status not in STATUSES:
+            known = ", ".join(sorted(STATUSES))
+            raise ConfigError(f"`status` is {status!r}: expected one of {known}.")
         records = self.ask(lambda backend: backend.list_tasks(limit=limit, status=status))
         return [Task(record.task_id, door=self, record=record) for record in records]
 

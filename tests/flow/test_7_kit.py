@@ -1,12 +1,15 @@
 """The door: a script, an asyncio program, a kernel; and the ways to find a task again."""
 
 import asyncio
+import copy
 import multiprocessing
+import pickle
 import threading
 import time
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from multiprocessing.connection import Connection
+from types import MappingProxyType
 
 import httpx
 import pytest
@@ -101,6 +104,41 @@ def test_an_unknown_id_is_refused_at_once(kit: lt.Kit) -> None:
     for unknown in ("task_" + "0" * 22, "nonsense", "", "task_/../../x"):
         with pytest.raises(lt.StreamExpiredError, match="submit it again"):
             kit.attach(unknown)
+
+
+def test_a_task_of_another_kit_is_as_good_as_its_id(kit: lt.Kit, settings: lt.Settings) -> None:
+    task = kit.submit("rivers", model="demo-fast")
+    with lt.connect(settings=settings, quiet=True) as other:
+        attached = other.attach(task)
+        assert attached is not task
+        assert attached.result(30) == task.result(30)
+
+
+def test_what_is_of_the_wrong_kind_is_told_in_our_words(kit: lt.Kit) -> None:
+    for wrong_id in (5, None, ["task_12345678"]):
+        with pytest.raises(lt.ConfigError, match="task's id"):
+            kit.attach(wrong_id)  # type: ignore[arg-type]
+    for limit in (0, -1, 1001, "ten", None, 1.5):
+        with pytest.raises(lt.ConfigError, match="from 1 to 1,000"):
+            kit.tasks(limit=limit)  # type: ignore[arg-type]
+    with pytest.raises(lt.ConfigError, match="completed, failed"):
+        kit.tasks(status="done")  # type: ignore[arg-type]
+    for metadata in ([1], [], "x", 5, {"a": {1}}, {"a": float("nan")}):
+        with pytest.raises(lt.SubmitError, match="metadata"):
+            kit.submit("x", metadata=metadata)  # type: ignore[arg-type]
+    task = kit.submit("x", model="demo-fast", metadata=MappingProxyType({"a": 1}))
+    assert task.spec["metadata"] == {"a": 1}
+
+
+@pytest.mark.parametrize("send", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_kit_or_task_that_is_sent_elsewhere_says_what_to_send(
+    kit: lt.Kit, send: Callable[[object], object]
+) -> None:
+    for thing in (kit, kit.submit("x", model="demo-fast"), [kit]):
+        if send is copy.copy and thing is not kit:
+            continue  # a shallow copy shares the kit, which is fine
+        with pytest.raises(TypeError, match=r"task\.id"):
+            send(thing)
 
 
 def test_tasks_lists_what_there_is(kit: lt.Kit) -> None:
