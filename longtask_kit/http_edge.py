@@ -108,6 +108,10 @@ class TaskRoute(APIRoute):
                 return error_response(400, _explain(exc))
             except HTTPException as exc:
                 return error_response(exc.status_code, str(exc.detail), exc.headers)
+            except StreamExpiredError as exc:
+                # The id tells a client of ours that the task is not there, rather than the app.
+                body = {"error": str(exc), "taskId": exc.task_id}
+                return JSONResponse(body, status_for(exc))
             except LongTaskError as exc:
                 return error_response(status_for(exc), str(exc))
 

@@ -13,10 +13,20 @@ from types import MappingProxyType
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+)
+from starlette.routing import Mount
 
 import longtask_kit as lt
 from longtask_kit.run import Outcome, TaskContext
 from longtask_kit.settings import secret
+from tests.serving import serve
 from tests.wait import wait_until
 
 HTTP = httpx.Client(timeout=30)
@@ -248,6 +258,37 @@ def test_over_the_http_api_no_secret_is_needed(settings: lt.Settings) -> None:
             kit.submit("x", model="gpt" * 100)
         with pytest.raises(lt.ConfigError, match="connect"):
             kit.serve()
+
+
+SOMEBODYS_SITES = [
+    HTMLResponse("<!doctype html>"),  # a single-page site answers every call with its page
+    RedirectResponse("https://elsewhere.example/"),
+    PlainTextResponse("nothing here", 404),
+    JSONResponse({"detail": "Not Found"}, 404),
+    JSONResponse({"detail": "Bad Request"}, 400),
+    JSONResponse(["a list"]),
+]
+
+
+@pytest.mark.parametrize("answer", SOMEBODYS_SITES)
+def test_a_url_without_our_app_is_not_taken_for_a_lost_task(answer: Response) -> None:
+    site = Starlette(routes=[Mount("/", answer)])
+    with serve(site) as url, lt.connect(url, quiet=True) as kit:
+        calls = (lambda: kit.submit("x"), kit.tasks, lambda: kit.attach("task_" + "0" * 22))
+        for call in calls:
+            with pytest.raises(lt.ConfigError, match="prefix"):
+                call()
+
+
+def test_a_wrong_prefix_is_not_taken_for_a_lost_task(settings: lt.Settings) -> None:
+    lost = "task_" + "0" * 22
+    base_url = settings.base_url
+    with lt.connect(base_url, quiet=True) as kit, lt.connect(f"{base_url}/x", quiet=True) as astray:
+        with pytest.raises(lt.ConfigError, match="prefix"):
+            astray.attach(lost)
+        with pytest.raises(lt.StreamExpiredError, match=f"No task '{lost}'") as caught:
+            kit.attach(lost)
+        assert caught.value.task_id == lost
 
 
 def test_connect_says_one_line_without_a_secret(
