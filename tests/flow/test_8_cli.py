@@ -6,6 +6,7 @@ import pty
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import pyte
 import pytest
 
 import longtask_kit as lt
+from longtask_kit.keys import new_task_id
 from tests.wait import wait_until
 
 LONGTASK = [sys.executable, "-m", "longtask_kit.cli"]
@@ -157,6 +159,77 @@ def test_ctrl_c_leaves_at_once_and_says_how_to_come_back(environment: dict[str, 
     ended = longtask("tail", task_id, **environment)
     assert ended.returncode == 1
     assert "cancelled" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "Explain tides", "--model", "demo-fast"],
+        ["run", "Explain tides", "--model", "demo-fast", "--json"],
+        ["run", "Explain tides", "--model", "demo-bad-key"],
+        ["tail", "ID"],
+        ["tail", "ID", "--json"],
+        ["ls"],
+        ["ls", "--json"],
+        ["status"],
+        ["status", "--json"],
+        ["status", "ID"],
+        ["status", "ID", "--json"],
+        ["cancel", "ID"],
+        ["doctor"],
+        ["down"],
+    ],
+    ids=" ".join,
+)
+def test_a_reader_that_has_seen_enough_ends_a_command_quietly(
+    environment: dict[str, str], kit: lt.Kit, home: Path, arguments: list[str]
+) -> None:
+    ended = kit.submit("x", model="demo-fast")
+    ended.result(30)
+    closed, stdout = os.pipe()
+    os.close(closed)  # as `| head` does, before anything was written
+    done = subprocess.run(
+        [*LONGTASK, *(ended.id if word == "ID" else word for word in arguments)],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        env=os.environ | environment,
+        check=False,
+    )
+    os.close(stdout)
+    # A failed task has said so on standard error; no text of it was lost.
+    assert done.returncode == (1 if "demo-bad-key" in arguments else 141), done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Broken pipe" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["run", "x"], ["tail", "ID"], ["ls"], ["status", "ID"], ["cancel", "ID"], ["doctor"]],
+    ids=" ".join,
+)
+def test_ctrl_c_while_a_service_is_silent_ends_a_command_quietly(
+    environment: dict[str, str], arguments: list[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        running = subprocess.Popen(
+            [*LONGTASK, *(new_task_id() if word == "ID" else word for word in arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | environment | {"UPSTASH_REDIS_REST_URL": url},
+        )
+        silent.settimeout(30)
+        asked, _ = silent.accept()
+        with asked:
+            running.send_signal(signal.SIGINT)
+            shown, errors = running.communicate(timeout=20)
+    assert running.returncode == 130
+    assert errors.endswith("interrupted\n")
+    assert "Traceback" not in shown + errors
 
 
 def test_ls_and_status_show_what_there_is(environment: dict[str, str], kit: lt.Kit) -> None:
