@@ -142,7 +142,7 @@ class HttpBackend:
     async def list_tasks(self, *, limit: int, status: Status | None) -> list[TaskRecord]:
         """See `Backend`."""
         params = {"limit": limit} | ({"status": status} if status else {})
-        answer = await self._call("GET", "/api/tasks", params=params)
+        answer = await self._call("GET", "/api/tasks", holds="tasks", params=params)
         return [TaskRecord.from_wire(wire) for wire in answer["tasks"]]
 
     async def cancel(self, task_id: str) -> Status:
@@ -163,32 +163,52 @@ class HttpBackend:
         """See `Backend`."""
         await self._client.aclose()
 
-    async def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:  # noqa: ANN401
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        holds: str = "taskId",
+        **request: Any,  # noqa: ANN401
+    ) -> dict[str, Any]:
+        """Return the app's answer, which has the key `holds`, or raise what it says."""
+        url = self._base_url + path
         try:
-            response = await self._client.request(method, self._base_url + path, **request)
+            response = await self._client.request(method, url, **request)
         except httpx.HTTPError as exc:
             raise StoreError(
                 f"{self._base_url} is not reachable ({type(exc).__name__}); is the webhook app up?"
             ) from exc
-        try:
-            answer: dict[str, Any] = response.json()
-        except ValueError:
-            answer = {}
-        if not response.is_success:
-            message = str(answer.get("error") or f"answered {response.status_code}")
-            raise _error_for(response.status_code, f"{self._base_url}{path}: {message}")
-        return answer
+        answer = _read_json_object(response)
+        if response.is_success and holds in answer:
+            return answer
+        raise _error_for(response, answer, url)
 
 
-def _error_for(status_code: int, message: str) -> Exception:
-    match status_code:
+def _read_json_object(response: httpx.Response) -> dict[str, Any]:
+    try:
+        answer = response.json()
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _error_for(response: httpx.Response, answer: dict[str, Any], url: str) -> Exception:
+    message = f"{url}: {answer.get('error') or f'answered {response.status_code}'}"
+    match response.status_code:
         case 401 | 403:
             return ConfigError(message)
-        case 404:
-            return expired(message)
+        case 404 if "taskId" in answer:
+            return expired(str(answer["taskId"]))
         case 429:
             return QuotaError(message)
-        case 400 | 413 | 502:
+        case 400 | 413 | 502 if "error" in answer:
             return SubmitError(message)
+        case status_code if status_code < 500:
+            # A success without what we asked for, a redirect, somebody else's 404.
+            return ConfigError(
+                f"{url} answered {status_code}, and not as a longtask_kit app does: expected one "
+                "there. Check the URL, its scheme, and the prefix that the app is mounted under."
+            )
         case _:
             return StoreError(message)

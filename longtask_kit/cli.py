@@ -9,12 +9,13 @@ import shlex
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperGroup
 
 from longtask_kit.errors import LongTaskError
 from longtask_kit.terminal import (
@@ -30,14 +31,40 @@ if TYPE_CHECKING:
     from longtask_kit.store import TaskRecord
     from longtask_kit.task import Task
 
+_INTERRUPTED = 130
+_PIPE_CLOSED = 141  # 128 + SIGPIPE, as a shell tells it
+
+
+class _Commands(TyperGroup):
+    """Ends a command as a shell expects, before typer does it in its own way."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer brings a click of its own, or not
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _leave("interrupted", code=_INTERRUPTED)
+        except BrokenPipeError:  # `longtask run … | head` has seen enough
+            _leave_closed_pipe()
+
+
+class _Console(Console):
+    """Rich's console, that leaves a closed pipe to us; its own exit code is 1, a failed task's."""
+
+    def on_broken_pipe(self) -> None:
+        """Leave."""
+        _leave_closed_pipe()
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Run LLM tasks that outlive their caller, and watch them stream.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_INTERRUPTED = 130
+
 
 _JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 _DataOption = Annotated[
@@ -50,18 +77,28 @@ def main() -> None:
     """Run the command; errors of ours are one line, Ctrl-C is exit code 130, never a traceback."""
     try:
         app()
-    except KeyboardInterrupt:
-        _leave("interrupted", code=_INTERRUPTED)
     except LongTaskError as exc:
         _leave(f"{type(exc).__name__}: {exc}", code=1)
-    except BrokenPipeError:  # `longtask tail … | head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    finally:
+        _flush()
 
 
-def _leave(message: str, *, code: int) -> None:
+def _leave(message: str, *, code: int) -> NoReturn:
     sys.stderr.write(make_printable(message) + "\n")
     sys.exit(code)
+
+
+def _leave_closed_pipe() -> NoReturn:
+    # What is still in the buffer has to go somewhere: the interpreter flushes when it ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(_PIPE_CLOSED)
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _leave_closed_pipe()
 
 
 # -- tasks --------------------------------------------------------------------------------------
@@ -122,7 +159,7 @@ def list_tasks(
         status = Text(record.status, style=STATUS_STYLES[record.status])
         prompt = make_printable(" ".join(str(record.spec.get("prompt", "")).split()))
         table.add_row(record.task_id, status, _age(record), str(record.attempt), Text(prompt))
-    Console().print(table if records else Text("no tasks yet", style="dim"))
+    _Console().print(table if records else Text("no tasks yet", style="dim"))
 
 
 @app.command()
@@ -145,14 +182,14 @@ def status(
         shown = _format_time(value) if name.endswith("At") else value
         if shown is not None:
             table.add_row(Text(name, style="dim"), Text(make_printable(str(shown))))
-    Console().print(table)
+    _Console().print(table)
 
 
 def _connect(quiet: bool = False) -> Kit:
     """Connect, saying where to on standard error, so that standard output is the text alone."""
     from longtask_kit.kit import connect
 
-    console = Console(stderr=True)
+    console = _Console(stderr=True)
     with console.status("connecting …"):  # shows only on a terminal
         kit = connect(quiet=True)
     if not quiet:
@@ -291,12 +328,12 @@ def serve(
     """Serve the webhook app from the environment; its public URL is LONGTASK_BASE_URL."""
     import uvicorn
 
-    from longtask_kit.serve import STOP_GRACE_S, bind
+    from longtask_kit.serve import STOP_GRACE_S, bind, guard_host
     from longtask_kit.settings import Settings
     from longtask_kit.webhook import create_app
 
     settings = Settings()
-    asgi_app = create_app(settings)
+    asgi_app = guard_host(create_app(settings), settings, host)
     listener = bind(host, port)
     address = f"http://{host}:{listener.getsockname()[1]}"
     sys.stderr.write(f"webhook app on {address}, public URL {settings.base_url}; docs at /docs\n")
@@ -341,7 +378,7 @@ def doctor() -> None:
     from longtask_kit.kit import is_hosted
     from longtask_kit.settings import Settings
 
-    console = Console()
+    console = _Console()
     settings = Settings()
     if not is_hosted(settings):
         from longtask_kit.local.stack import LocalStack

@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
 from longtask_kit.errors import (
@@ -21,12 +22,14 @@ from longtask_kit.errors import (
     StreamExpiredError,
     SubmitError,
 )
+from longtask_kit.settings import is_loopback
 from longtask_kit.submit import MAX_PROMPT_CHARS, MAX_TOKENS_RANGE, TEMPERATURE_RANGE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
 
     from fastapi import Request, Response
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 MAX_BODY_BYTES = 1_000_000
 MAX_DELIVERY_BYTES = 6_000_000  # a failure callback quotes the message in base64
@@ -66,6 +69,28 @@ class TaskReference(BaseModel):
     taskId: str = Field(examples=["task_1q2w3e4r5t6z7u8i9o0p1a"])  # noqa: N815 - wire
 
 
+class ErrorAnswer(BaseModel):
+    """What every refusal looks like."""
+
+    error: str = Field(examples=["No task 'task_1q2w3e4r': …"])
+
+
+_REFUSALS = {
+    400: "A value is missing, or not as it should be; `error` says which.",
+    401: "The API key is missing or wrong.",
+    404: "No such task: never submitted, deleted, or older than `LONGTASK_TTL_S`.",
+    413: "The body is too large.",
+    502: "The queue did not take the task: nothing will run.",
+}
+
+
+def refusals(*status_codes: int) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI documentation of refusals; `default` also keeps FastAPI's 422 out."""
+    rows: dict[int | str, str] = {code: _REFUSALS[code] for code in status_codes}
+    rows["default"] = "Any other refusal: 429 by a limit, 503 while Redis is away."
+    return {code: {"model": ErrorAnswer, "description": text} for code, text in rows.items()}
+
+
 class TaskRoute(APIRoute):
     """A route that bounds its body and answers every error of ours as `{"error": …}`."""
 
@@ -82,11 +107,34 @@ class TaskRoute(APIRoute):
             except RequestValidationError as exc:
                 return error_response(400, _explain(exc))
             except HTTPException as exc:
-                return error_response(exc.status_code, str(exc.detail))
+                return error_response(exc.status_code, str(exc.detail), exc.headers)
+            except StreamExpiredError as exc:
+                # The id tells a client of ours that the task is not there, rather than the app.
+                body = {"error": str(exc), "taskId": exc.task_id}
+                return JSONResponse(body, status_for(exc))
             except LongTaskError as exc:
                 return error_response(status_for(exc), str(exc))
 
         return handle_errors
+
+
+class LoopbackHostsOnly:
+    """Wraps an app that listens on loopback: a request for any other host name is refused.
+
+    Against DNS rebinding: a web page may make its own name point to 127.0.0.1, and its browser
+    then takes this app for the page's own server.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http" and not is_loopback(f"//{Headers(scope=scope).get('host', '')}"):
+            refusal = error_response(421, "This app answers to 127.0.0.1 and localhost only.")
+            await refusal(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 def status_for(exc: LongTaskError) -> int:
@@ -108,9 +156,11 @@ def status_for(exc: LongTaskError) -> int:
             return 500
 
 
-def error_response(status_code: int, message: str) -> JSONResponse:
+def error_response(
+    status_code: int, message: str, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
     """Return the error shape of the contract."""
-    return JSONResponse({"error": message}, status_code)
+    return JSONResponse({"error": message}, status_code, headers)
 
 
 async def read_body(request: Request, *, most: int) -> bytes:
@@ -135,6 +185,10 @@ async def read_body(request: Request, *, most: int) -> bytes:
 
 def _explain(exc: RequestValidationError) -> str:
     """Say which field is wrong, how, and what was found."""
+    if isinstance(exc.body, bytes):
+        # FastAPI reads no JSON from another type, nor do we: a form or plain text is what a page of
+        # somebody else's may send to an app on this machine without asking first.
+        return 'The body is not sent as JSON: send the header "Content-Type: application/json".'
     parts = []
     for error in exc.errors():
         where = ".".join(str(step) for step in error["loc"][1:]) or "body"

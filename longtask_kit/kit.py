@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 from urllib.parse import urlsplit
 
 from longtask_kit.backends import Backend, HttpBackend, ServiceBackend
 from longtask_kit.errors import ConfigError, StoreError, SubmitError
-from longtask_kit.settings import CLIENT_NAMES, Settings
+from longtask_kit.events import STATUSES
+from longtask_kit.settings import CLIENT_NAMES, Settings, check_secret, check_url
 from longtask_kit.submit import TaskSpec
 from longtask_kit.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine
     from concurrent.futures import Future
     from types import TracebackType
 
@@ -53,11 +57,7 @@ def connect(
         LocalStackError: The local stack could not start; the message says the cure.
     """
     if url is not None:
-        if not urlsplit(url).scheme.startswith("http"):
-            raise ConfigError(f"Expected a URL like https://app.example.com, got {url[:80]!r}.")
-        return _announce(
-            Kit(lambda: HttpBackend(url, api_key=api_key), f"HTTP API at {url}"), quiet
-        )
+        return _announce(_open_http_kit(url, api_key), quiet)
     if api_key is not None:
         raise ConfigError("`api_key` goes with a URL: connect('https://…', api_key=…).")
     settings = settings or Settings()
@@ -82,6 +82,19 @@ def is_hosted(settings: Settings) -> bool:
     return any(settings.find(name) is not None for name in _HOSTED_NAMES)
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where calls go, and the app in this process that new tasks run in, if one does."""
+
+    backend: Backend
+    settings: Settings | None
+    served: ServedApp | None = None
+
+    @property
+    def is_there(self) -> bool:
+        return self.served is None or self.served.is_running
+
+
 class Kit:
     """Submit tasks and find them again. Made by `connect()`.
 
@@ -91,7 +104,6 @@ class Kit:
 
     Attributes:
         description: Which services it talks to, without secrets.
-        settings: What it was made from; None over the HTTP API.
     """
 
     def __init__(
@@ -103,21 +115,28 @@ class Kit:
         revive: Callable[[], Settings | None] | None = None,
     ) -> None:
         self.description = description
-        self.settings = settings
         self._revive = revive
         self._is_closed = False
+        self._pid = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=_run_loop, args=(self._loop,), name="longtask-kit", daemon=True
         )
         self._thread.start()
         self._served: list[ServedApp] = []
-        self._backends: list[Backend] = [self._call(_open_on_loop(open_backend))]
+        self._places = [_Place(self._call(_open_on_loop(open_backend)), settings)]
         # A kit that is dropped without close() must not keep its thread.
         self._finalizer = weakref.finalize(self, self._loop.call_soon_threadsafe, self._loop.stop)
 
     def __repr__(self) -> str:
         return f"<Kit {self.description}>"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled, and a task with it; TypeError is what pickle's callers expect."""
+        raise TypeError(
+            "A kit can't be pickled or copied, nor a task, which holds one: the connections belong "
+            "to this process. Send task.id, and there connect() and kit.attach(id)."
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -157,6 +176,8 @@ class Kit:
         Raises:
             SubmitError: A value is out of range, or the queue refused; nothing will run.
         """
+        if isinstance(metadata, Mapping):  # what is wrong with anything else, TaskSpec says
+            metadata = dict(metadata)
         spec = TaskSpec(
             prompt=prompt,
             model=model,
@@ -164,22 +185,35 @@ class Kit:
             temperature=temperature,
             system=system,
             handler=handler,
-            metadata=dict(metadata or {}),
+            metadata={} if metadata is None else metadata,
         )
         task_id, _ = self.ask(lambda backend: backend.submit(spec))
         return Task(task_id, door=self, spec=spec.to_wire())
 
-    def attach(self, task_id: str) -> Task:
-        """Return a task by its id: it replays what happened, then follows.
+    def attach(self, task_id: str | Task) -> Task:
+        """Return a task by its id, or another kit's task: it replays what happened, then follows.
 
         Raises:
             StreamExpiredError: No such task, or its log is gone.
         """
+        if isinstance(task_id, Task):
+            task_id = task_id.id
+        if not isinstance(task_id, str):
+            raise ConfigError(f"attach() takes a task's id, text, got {type(task_id).__name__}.")
         record = self.ask(lambda backend: backend.read_task(task_id))
         return Task(task_id, door=self, record=record)
 
     def tasks(self, *, limit: int = 100, status: Status | None = None) -> list[Task]:
-        """Return tasks, newest first, at most `limit` (1 to 1000), or only those with `status`."""
+        """Return tasks, newest first, at most `limit` (1 to 1000), or only those with `status`.
+
+        Raises:
+            ConfigError: `limit` is out of range, or there is no such status.
+        """
+        if not isinstance(limit, int) or not 1 <= limit <= 1000:
+            raise ConfigError(f"`limit` is {limit!r}: expected a whole number from 1 to 1,000.")
+        if status is not None and status not in STATUSES:
+            known = ", ".join(sorted(STATUSES))
+            raise ConfigError(f"`status` is {status!r}: expected one of {known}.")
         records = self.ask(lambda backend: backend.list_tasks(limit=limit, status=status))
         return [Task(record.task_id, door=self, record=record) for record in records]
 
@@ -193,6 +227,8 @@ class Kit:
         port: int = 0,
     ) -> ServedApp:
         """Host the webhook app inside this process; tasks submitted from now on run in it.
+
+        Once it is stopped, new tasks go where they went before.
 
         With the local stack the queue finds it by itself. With hosted QStash the app must be
         reachable from outside: set `LONGTASK_BASE_URL` to a tunnel that leads to `host:port`.
@@ -213,8 +249,7 @@ class Kit:
         served = ServedApp(self.settings, handlers, host=host, port=port)
         self._served.append(served)
         if is_loopback(self.settings.base_url):
-            self.settings = served.settings
-            self._use(served.settings)
+            self._use(served.settings, served)
         return served
 
     def panel(self) -> TaskPanel:
@@ -225,12 +260,12 @@ class Kit:
 
     def close(self) -> None:
         """Stop the background thread and what `serve()` started; tasks go on in the queue."""
-        if self._is_closed:
+        if self._is_closed or not self._is_ours:  # a fork's parent goes on using it
             return
         for served in self._served:
             served.stop()
-        for backend in self._backends:
-            self._call(backend.aclose())
+        for place in self._places:
+            self._call(place.backend.aclose())
         self._is_closed = True
         self._finalizer()
         self._thread.join(5)
@@ -240,17 +275,25 @@ class Kit:
     @property
     def backend(self) -> Backend:
         """Where calls go."""
-        return self._backends[-1]
+        return self._find_place().backend
+
+    @property
+    def settings(self) -> Settings | None:
+        """What the backend was made from; None over the HTTP API."""
+        return self._find_place().settings
 
     def start(self, work: Coroutine[Any, Any, _Answer]) -> Future[_Answer]:
         """Run a coroutine on the background loop."""
-        if self._is_closed:
+        try:
+            self._check_usable()
+        except ConfigError:
             work.close()
-            raise ConfigError("This kit is closed; make another with connect().")
+            raise
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def call_later(self, delay_s: float, work: Callable[[], None]) -> None:
         """Call a function on the background loop's thread, after a delay."""
+        self._check_usable()
         self._loop.call_soon_threadsafe(self._loop.call_later, delay_s, work)
 
     def ask(self, question: Callable[[Backend], Coroutine[Any, Any, _Answer]]) -> _Answer:
@@ -266,15 +309,33 @@ class Kit:
             settings = self._revive()
             if settings is None:  # the stack lives: it was a real refusal
                 raise
-        if self._served:  # the app in this process lives on
-            settings = settings.model_copy(update={"base_url": self._served[-1].url})
+        served = self._find_place().served
         self._use(settings)
+        if served is not None:  # the app in this process lives on
+            self._use(settings.model_copy(update={"base_url": served.url}), served)
         return self._call(question(self.backend))
 
-    def _use(self, settings: Settings) -> None:
+    def _check_usable(self) -> None:
+        if self._is_closed:
+            raise ConfigError("This kit is closed; make another with connect().")
+        if not self._is_ours:
+            raise ConfigError(
+                "This kit was made in another process; its background thread did not come along "
+                "with the fork: connect() again here, and attach() to tasks by their id."
+            )
+
+    @property
+    def _is_ours(self) -> bool:
+        return self._pid == os.getpid()
+
+    def _use(self, settings: Settings, served: ServedApp | None = None) -> None:
         """Talk to these services from now on; what follows already keeps what it began with."""
-        self.settings = settings
-        self._backends.append(self._call(_open_on_loop(lambda: ServiceBackend(settings))))
+        backend = self._call(_open_on_loop(lambda: ServiceBackend(settings)))
+        self._places.append(_Place(backend, settings, served))
+
+    def _find_place(self) -> _Place:
+        """Return the newest place whose app was not stopped since; the first has none to stop."""
+        return next(place for place in reversed(self._places) if place.is_there)
 
     def _call(self, work: Coroutine[Any, Any, _Answer]) -> _Answer:
         future = self.start(work)
@@ -283,6 +344,20 @@ class Kit:
         except BaseException:  # an Interrupt ends the wait, and then nobody wants the result
             future.cancel()
             raise
+
+
+def _open_http_kit(url: str, api_key: str | None) -> Kit:
+    try:
+        base_url = check_url(url)
+    except ValueError as exc:
+        raise ConfigError(f"connect(url): {exc}.") from exc
+    try:
+        if api_key is not None:
+            api_key = api_key.strip()
+            check_secret(api_key)
+    except ValueError as exc:
+        raise ConfigError(f"connect(…, api_key=…): the key {exc}.") from exc
+    return Kit(lambda: HttpBackend(base_url, api_key=api_key), f"HTTP API at {base_url}")
 
 
 def _open_kit(

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from longtask_kit.errors import ConfigError
+from longtask_kit.http_edge import LoopbackHostsOnly
 from longtask_kit.settings import Settings, is_loopback
 from longtask_kit.webhook import create_app
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from starlette.types import ASGIApp
 
     from longtask_kit.run import Handler
 
@@ -43,7 +46,7 @@ class ServedApp:
             settings = settings.model_copy(update={"base_url": self.url})
         self.settings = settings
         config = uvicorn.Config(
-            create_app(settings, handlers=handlers),
+            guard_host(create_app(settings, handlers=handlers), settings, host),
             log_level="warning",
             ws="none",
             timeout_graceful_shutdown=STOP_GRACE_S,
@@ -61,10 +64,27 @@ class ServedApp:
     def __repr__(self) -> str:
         return f"<ServedApp {self.url}>"
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it listens."""
+        return self._thread.is_alive() and not self._server.should_exit
+
     def stop(self) -> None:
-        """Stop listening; attempts under way are given back to the queue."""
+        """Stop listening; attempts under way are given back to the queue.
+
+        The queue goes on delivering to `url`: serve again on the same port to have them run.
+        """
         self._server.should_exit = True
         self._thread.join(STOP_GRACE_S + 5)
+
+
+def guard_host(app: ASGIApp, settings: Settings, host: str) -> ASGIApp:
+    """Refuse foreign host names, where nobody but this machine is meant to call.
+
+    With a public base URL a tunnel or proxy leads here, and sends the name it likes.
+    """
+    is_private = is_loopback(f"//{host}") and is_loopback(settings.base_url)
+    return LoopbackHostsOnly(app) if is_private else app
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -64,6 +64,11 @@ class Settings(BaseSettings):
         validation_alias="LONGTASK_API_KEY",
         description="When set, every /api/tasks call needs `Authorization: Bearer <key>`.",
     )
+    cors_origins: str = Field(
+        "",
+        validation_alias="LONGTASK_CORS_ORIGINS",
+        description="Web origins whose pages may call create_app(), separated by commas.",
+    )
     dev: bool = Field(False, validation_alias="LONGTASK_DEV", description="Development mode.")
     model: str = Field(
         "gpt-4o-mini", validation_alias="LONGTASK_MODEL", min_length=1, max_length=200
@@ -120,17 +125,28 @@ class Settings(BaseSettings):
         if value is None:
             return None
         text = value.get_secret_value().strip()
-        if not text:  # an empty key would let everybody in
-            raise ValueError("is blank: set it, or leave it out")
+        check_secret(text)
         return SecretStr(text)
 
     @field_validator("base_url", "qstash_url", "upstash_redis_rest_url", "openai_base_url")
     @classmethod
     def _strip_slash(cls, url: str | None) -> str | None:
         # The queue signs the exact URL, and the SDKs join paths by concatenation.
-        if url:
-            urlsplit(url)  # a ValueError here is a wrong setting
-        return url.rstrip("/") if url else url
+        return check_url(url) if url else url
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: str) -> str:
+        for origin in _split(origins):
+            # A browser sends neither path nor last slash, and is met letter by letter.
+            if origin != "*" and (check_url(origin) != origin or urlsplit(origin).path):
+                raise ValueError("expected origins like https://app.example.com, without a path")
+        return origins
+
+    @property
+    def allowed_origins(self) -> list[str]:
+        """Web origins whose pages may call the app; none unless set."""
+        return _split(self.cors_origins)
 
     @property
     def webhook_url(self) -> str:
@@ -196,14 +212,54 @@ SERVER_NAMES = (*CLIENT_NAMES, *SIGNING_NAMES, "OPENAI_API_KEY")
 """What the webhook app needs."""
 
 
+def check_url(url: str) -> str:
+    """Return a base URL without its last slash.
+
+    Raises:
+        ValueError: It can't be one. The message does not quote it, since it may hold a password.
+    """
+    try:
+        parts = urlsplit(url)
+        is_readable = bool((parts.hostname or "").encode("idna")) and parts.port != 0
+    except ValueError:  # UnicodeError is one
+        is_readable = False
+    if not is_readable or parts.scheme not in ("http", "https"):
+        raise ValueError(
+            "expected a URL like https://app.example.com, with a port from 1 to 65535 if any"
+        )
+    if parts.username is not None or parts.query or parts.fragment:
+        # URLs are shown, logged and sent to the queue; and paths are added at their end.
+        raise ValueError("expected a URL without user, password, query (?) and fragment (#)")
+    return url.rstrip("/")
+
+
+def check_secret(text: str) -> None:
+    """Check that a token can travel in an HTTP header.
+
+    Raises:
+        ValueError: It can't. The message does not quote it.
+    """
+    if not text:  # an empty key would let everybody in
+        raise ValueError("is blank: set it, or leave it out")
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError("holds a character that no HTTP header can carry: copy it again")
+
+
 def is_loopback(url: str | None) -> bool:
     """Tell whether a URL's host is this machine's loopback interface."""
-    return url is not None and (urlsplit(url).hostname or "") in _LOOPBACK_HOSTS
+    try:
+        return url is not None and urlsplit(url).hostname in _LOOPBACK_HOSTS
+    except ValueError:  # a Host header is whatever its sender likes
+        return False
 
 
 def secret(value: SecretStr | None) -> str:
     """Return a secret's text; only for handing it to an SDK."""
     return value.get_secret_value() if value is not None else ""
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _explain(exc: ValidationError) -> str:
@@ -216,5 +272,5 @@ def _explain(exc: ValidationError) -> str:
         if isinstance(alias, AliasChoices):
             alias = str(alias.choices[0])
         shown = alias if isinstance(alias, str) else name.upper()
-        rows.append(f"  {shown}: {error['msg']}")
+        rows.append(f"  {shown}: {error['msg'].removeprefix('Value error, ')}")
     return "Wrong settings in the environment or .env:\n" + "\n".join(rows)

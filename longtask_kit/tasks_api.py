@@ -3,14 +3,21 @@
 import hmac
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, params
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from longtask_kit.events import START, Cursor, Status, Transcript, to_wire
-from longtask_kit.http_edge import BadRequestError, StartRequest, TaskReference, TaskRoute
+from longtask_kit.http_edge import (
+    BadRequestError,
+    StartRequest,
+    TaskReference,
+    TaskRoute,
+    refusals,
+)
 from longtask_kit.keys import is_task_id
 from longtask_kit.services import Services
 from longtask_kit.settings import secret
@@ -18,26 +25,38 @@ from longtask_kit.store import Store, TaskRecord
 from longtask_kit.submit import TaskSpec, cancel_task, retry_task, submit_task
 from longtask_kit.subscribe import expired, follow
 
+# Also what makes /docs offer to send the key.
+_Bearer = Annotated[
+    HTTPAuthorizationCredentials | None,
+    Depends(HTTPBearer(auto_error=False, description="The app's LONGTASK_API_KEY.")),
+]
 _TaskIdQuery = Annotated[str, Query(alias="taskId", description="As `start` returned it.")]
 _CursorQuery = Annotated[
     str, Query(alias="lastEventId", description="Continue after this event's `id:`.")
 ]
 
 
-def create_tasks_router(services: Services) -> APIRouter:
-    """Return the router of `/api/tasks`."""
+def create_tasks_router(services: Services, dependencies: Sequence[params.Depends]) -> APIRouter:
+    """Return the router of `/api/tasks`; the dependencies run after the check of the API key."""
     api = _TasksApi(services)
+    needs_key = services.settings.api_key is not None
     router = APIRouter(
         prefix="/api/tasks",
         tags=["tasks"],
         route_class=TaskRoute,
-        dependencies=[Depends(api.check_api_key)],
+        responses=refusals(400, *([401] if needs_key else [])),
+        dependencies=[*([Depends(api.check_api_key)] if needs_key else []), *dependencies],
     )
-    router.post("/start", summary="Submit a task")(api.start)
-    router.get("/start", summary="Status of a task (query form)")(api.read_status_by_query)
+    router.post("/start", summary="Submit a task", responses=refusals(413, 502))(api.start)
+    router.get("/start", summary="Status of a task (query form)", responses=refusals(404))(
+        api.read_status_by_query
+    )
 
     @router.get(
-        "/stream", summary="Follow a task: replay, then live", response_class=EventSourceResponse
+        "/stream",
+        summary="Follow a task: replay, then live",
+        response_class=EventSourceResponse,
+        responses=refusals(404),
     )
     async def stream(
         place: Annotated[tuple[str, Cursor], Depends(api.find_place)],
@@ -50,11 +69,15 @@ def create_tasks_router(services: Services) -> APIRouter:
         async for frame in api.frames(*place):
             yield frame
 
-    router.post("/cancel", summary="Cancel a task")(api.cancel)
-    router.post("/retry", summary="Run a failed task again")(api.retry)
+    router.post("/cancel", summary="Cancel a task", responses=refusals(404, 413))(api.cancel)
+    router.post("/retry", summary="Run a failed task again", responses=refusals(404, 413, 502))(
+        api.retry
+    )
     router.get("", summary="List tasks, newest first")(api.list_tasks)
-    router.get("/{task_id}", summary="Status of a task")(api.read_status)
-    router.delete("/{task_id}", summary="Delete a task's record and log")(api.delete)
+    router.get("/{task_id}", summary="Status of a task", responses=refusals(404))(api.read_status)
+    router.delete("/{task_id}", summary="Delete a task's record and log", responses=refusals(404))(
+        api.delete
+    )
     return router
 
 
@@ -62,11 +85,11 @@ class _TasksApi:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    def check_api_key(self, request: Request) -> None:
-        """Refuse a caller without the key, where one is set."""
-        key = self._services.settings.api_key
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if key is not None and not hmac.compare_digest(given.encode(), secret(key).encode()):
+    def check_api_key(self, bearer: _Bearer) -> None:
+        """Refuse a caller without the key."""
+        given = bearer.credentials if bearer else ""
+        expected = secret(self._services.settings.api_key)
+        if not hmac.compare_digest(given.encode(), expected.encode()):
             raise BadRequestError(
                 "This server needs an API key: send `Authorization: Bearer <LONGTASK_API_KEY>`.",
                 status_code=401,

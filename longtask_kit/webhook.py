@@ -10,20 +10,35 @@ import inspect
 import json
 import time
 from base64 import b64decode
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi import APIRouter, FastAPI, Query, Request, params
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 from longtask_kit.attempt import Answer, busy, refuse, run_delivery
 from longtask_kit.errors import ConfigError, SignatureError, StoreError
-from longtask_kit.http_edge import BadRequestError, TaskRoute
+from longtask_kit.http_edge import (
+    BadRequestError,
+    ErrorAnswer,
+    TaskRoute,
+    error_response,
+    refusals,
+)
 from longtask_kit.keys import is_task_id
 from longtask_kit.queue import verify_signature
 from longtask_kit.run import Handler
 from longtask_kit.services import Services
-from longtask_kit.settings import CLIENT_NAMES, SIGNING_NAMES, Settings, is_loopback
+from longtask_kit.settings import (
+    CLIENT_NAMES,
+    FAILURE_PATH,
+    SIGNING_NAMES,
+    WEBHOOK_PATH,
+    Settings,
+    is_loopback,
+)
 from longtask_kit.store import Busy
 from longtask_kit.submit import TaskSpec
 from longtask_kit.tasks_api import create_tasks_router
@@ -32,13 +47,19 @@ _HEALTH_TTL_S = 5.0
 
 
 def create_app(
-    settings: Settings | None = None, *, handlers: Mapping[str, Handler] | None = None
+    settings: Settings | None = None,
+    *,
+    handlers: Mapping[str, Handler] | None = None,
+    dependencies: Sequence[params.Depends] = (),
 ) -> FastAPI:
     """Return an ASGI app with the whole HTTP contract.
+
+    Pages of other origins may call it only if `LONGTASK_CORS_ORIGINS` names them.
 
     Args:
         settings: From the environment and `.env` if None.
         handlers: Async generator functions by name, beside the built-in `openai`.
+        dependencies: As in `create_router`.
 
     Raises:
         ConfigError: A setting is missing; without signing keys the app refuses to exist, unless
@@ -48,12 +69,38 @@ def create_app(
         title="longtask_kit",
         summary="LLM tasks that outlive the request, streamed without losing a token.",
     )
-    app.include_router(create_router(settings, handlers=handlers))
+    app.add_exception_handler(HTTPException, _answer_unmatched)
+    app.add_exception_handler(Exception, _answer_defect)
+    settings = settings or Settings()
+    app.include_router(create_router(settings, handlers=handlers, dependencies=dependencies))
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Last-Event-ID"],
+            expose_headers=["Retry-After"],
+        )
     return app
 
 
+def _answer_unmatched(_: Request, exc: Exception) -> JSONResponse:
+    """Answer what no route matched; what a route refuses, `TaskRoute` answers by itself."""
+    assert isinstance(exc, HTTPException)  # noqa: S101 - it is registered for no other
+    hint = "" if exc.status_code != 404 else ": this app has /api/tasks, /api/health and /docs"
+    return error_response(exc.status_code, f"{exc.detail}{hint}.", exc.headers)
+
+
+def _answer_defect(_: Request, __: Exception) -> JSONResponse:
+    """Answer what nobody foresaw; the server logs the traceback."""
+    return error_response(500, "An error inside the app; its log has the traceback.")
+
+
 def create_router(
-    settings: Settings | None = None, *, handlers: Mapping[str, Handler] | None = None
+    settings: Settings | None = None,
+    *,
+    handlers: Mapping[str, Handler] | None = None,
+    dependencies: Sequence[params.Depends] = (),
 ) -> APIRouter:
     """Return a router to `include_router()` in an app of yours, under any prefix.
 
@@ -62,6 +109,9 @@ def create_router(
     Args:
         settings: From the environment and `.env` if None.
         handlers: Async generator functions by name, beside the built-in `openai`.
+        dependencies: FastAPI's `Depends(…)`, run before every `/api/tasks` call and before no
+            delivery of the queue. The place for a rate limit or a login of yours; refuse by
+            `raise HTTPException(429, "Slow down.", headers={"Retry-After": "10"})`.
 
     Raises:
         ConfigError: As `create_app`.
@@ -81,13 +131,26 @@ def create_router(
 
     queue, health = _QueueApi(services), _HealthApi(services)
     router = APIRouter(route_class=TaskRoute, lifespan=lifespan)
-    router.include_router(create_tasks_router(services))
+    router.include_router(create_tasks_router(services, dependencies))
     add = router.add_api_route
-    add("/api/qstash/webhook", queue.webhook, methods=["POST"], tags=["queue"])
-    add("/api/qstash/webhook", queue.run_unsigned, methods=["GET"], tags=["queue"])
-    add("/api/qstash/failure", queue.failure, methods=["POST"], tags=["queue"])
+    answers = _document_answers()
+    for path, call in ((WEBHOOK_PATH, queue.webhook), (FAILURE_PATH, queue.failure)):
+        add(path, call, methods=["POST"], tags=["queue"], responses=answers)
+    unsigned = refusals(400) | {405: answers[401] | {"description": "Not in development mode."}}
+    add(WEBHOOK_PATH, queue.run_unsigned, methods=["GET"], tags=["queue"], responses=unsigned)
     add("/api/health", health.health, methods=["GET"], tags=["health"])
     return router
+
+
+def _document_answers() -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI documentation of what the queue is told; README has it in full."""
+    texts = {
+        401: "Not provably from the queue: nothing was read or written.",
+        489: "No retry can help: to the dead letters.",
+        500: "The attempt failed; deliver again, after `Retry-After` if it is there.",
+        503: "Another delivery runs the task, or Redis is away; deliver again.",
+    }
+    return {code: {"model": ErrorAnswer, "description": text} for code, text in texts.items()}
 
 
 def _check_settings(settings: Settings) -> None:
@@ -144,11 +207,7 @@ class _QueueApi:
         prompt: str = "",
     ) -> JSONResponse:
         """Run a task without queue and signature; 405 unless `LONGTASK_DEV=1`, loopback only."""
-        client = request.client.host if request.client else ""
-        # Behind a proxy or tunnel every caller seems local, or says so itself.
-        is_direct = not {"forwarded", "x-forwarded-for", "x-real-ip"} & set(request.headers.keys())
-        is_local = is_direct and client in ("127.0.0.1", "::1")
-        if not (self._settings.dev and is_local):
+        if not (self._settings.dev and _is_from_this_machine(request)):
             raise BadRequestError("Only with LONGTASK_DEV=1, from this machine.", status_code=405)
         if not is_task_id(task_id):
             raise BadRequestError('"taskId" must be task_ and 8 to 64 letters, digits, - or _.')
@@ -196,6 +255,19 @@ class _QueueApi:
         if isinstance(outcome, Busy):  # the queue gave up on an attempt that still streams
             return busy(task_id, outcome.left_s)
         return Answer(200, {"taskId": task_id, "status": "failed"})
+
+
+def _is_from_this_machine(request: Request) -> bool:
+    """Tell whether a person at this machine sent it: no proxy, no web page of somebody else's."""
+    headers = request.headers
+    client = request.client.host if request.client else ""
+    # Behind a proxy or tunnel every caller seems local, or says so itself.
+    is_direct = not {"forwarded", "x-forwarded-for", "x-real-ip"} & set(headers.keys())
+    # Any page may make its visitor's browser send a GET, an <img> is enough; or, by DNS rebinding,
+    # let its own name lead here.
+    is_own_page = headers.get("sec-fetch-site") in (None, "none", "same-origin")
+    is_own_name = is_loopback(f"//{headers.get('host', '')}")
+    return client in ("127.0.0.1", "::1") and is_direct and is_own_page and is_own_name
 
 
 def _respond(answer: Answer) -> JSONResponse:

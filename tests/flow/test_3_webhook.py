@@ -1,11 +1,11 @@
 """Stage 3: the factory: any prefix, any number of apps, its own lifespan."""
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI, HTTPException, Request, params
 
 import longtask_kit as lt
 from longtask_kit.keys import new_task_id
@@ -29,14 +29,22 @@ async def whisper(context: TaskContext) -> AsyncIterator[str]:
 
 @contextlib.contextmanager
 def served_app(
-    settings: lt.Settings, *, prefix: str = "", **options: object
+    settings: lt.Settings,
+    *,
+    prefix: str = "",
+    dependencies: Sequence[params.Depends] = (),
+    **options: object,
 ) -> Iterator[lt.Settings]:
     """Serve a host app with the router under a prefix; yields settings that lead to it."""
     port = free_port()
     own = settings.model_copy(update={"base_url": f"http://127.0.0.1:{port}{prefix}", **options})
     app = FastAPI()
     app.include_router(
-        lt.create_router(own, handlers={"shout": whisper if options.get("model") else shout}),
+        lt.create_router(
+            own,
+            handlers={"shout": whisper if options.get("model") else shout},
+            dependencies=dependencies,
+        ),
         prefix=prefix,
     )
     with serve(app, port=port):
@@ -72,6 +80,44 @@ def test_errors_keep_their_shape_in_an_embedding_app(settings: lt.Settings) -> N
         assert '"prompt"' in response.json()["error"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status_code"),
+    [
+        ("GET", "/", 404),
+        ("GET", "/api/nothing", 404),
+        ("POST", "/llm/api/tasks/start", 404),
+        ("PUT", "/api/tasks", 405),
+        ("GET", "/api/tasks/cancel/x", 404),
+        ("DELETE", "/api/qstash/webhook", 405),
+        ("GET", "/api/qstash/failure", 405),
+    ],
+)
+def test_what_no_route_matches_is_refused_in_the_same_shape(
+    settings: lt.Settings, method: str, path: str, status_code: int
+) -> None:
+    answer = HTTP.request(method, f"{settings.base_url}{path}")
+    assert answer.status_code == status_code
+    assert set(answer.json()) == {"error"}
+    assert ("Allow" in answer.headers) == (status_code == 405)
+
+
+def test_a_defect_is_answered_in_the_same_shape_without_its_text(settings: lt.Settings) -> None:
+    def limit() -> None:
+        raise ZeroDivisionError("canary")
+
+    with serve(lt.create_app(settings, dependencies=[Depends(limit)])) as url:
+        answer = HTTP.get(f"{url}/api/tasks")
+        assert answer.status_code == 500
+        assert "log" in answer.json()["error"]
+        assert "canary" not in answer.text
+
+
+def test_somebodys_app_keeps_its_own_errors(settings: lt.Settings) -> None:
+    with served_app(settings, prefix="/llm") as own:
+        answer = HTTP.get(f"{own.base_url}/nothing")
+        assert (answer.status_code, set(answer.json())) == (404, {"detail"})
+
+
 def test_the_app_refuses_to_exist_without_signing_keys(settings: lt.Settings) -> None:
     bare = settings.model_copy(update={"qstash_current_signing_key": None})
     with pytest.raises(lt.ConfigError, match="QSTASH_CURRENT_SIGNING_KEY"):
@@ -95,10 +141,18 @@ def test_development_mode_runs_a_task_without_the_queue(settings: lt.Settings) -
         assert response.json() == {"taskId": task_id, "status": "completed"}
         with lt.connect(settings=own, quiet=True) as kit:
             assert kit.attach(task_id).text
-        forwarded = HTTP.get(
-            own.webhook_url, params=query, headers={"X-Forwarded-For": "127.0.0.1"}
-        )
-        assert forwarded.status_code == 405, "a tunnel leads here"
+        for headers in (
+            {"X-Forwarded-For": "127.0.0.1"},  # a tunnel leads here
+            {"Forwarded": "for=127.0.0.1"},
+            {"Sec-Fetch-Site": "cross-site"},  # an <img> in somebody's page
+            {"Sec-Fetch-Site": "same-site"},
+            {"Host": "rebound.example"},  # a page whose name was made to lead here
+            {"Host": "[::1"},
+        ):
+            refused = HTTP.get(own.webhook_url, params=query, headers=headers)
+            assert refused.status_code == 405, headers
+        for headers in ({"Sec-Fetch-Site": "none"}, {"Host": "localhost:8000"}):
+            assert HTTP.get(own.webhook_url, params=query, headers=headers).status_code == 200
         # The signed endpoint does not open up with it.
         assert HTTP.post(own.webhook_url, content=b"{}").status_code == 401
 
@@ -126,6 +180,11 @@ def test_an_api_key_guards_every_task_call(settings: lt.Settings) -> None:
         ]
         assert [call.status_code for call in calls] == [401] * len(calls)
         key = own.api_key.get_secret_value() if own.api_key else ""
+        for header in (key, f"Basic {key}", f"Bearer{key}", f"Bearer {key}x", "Bearer"):
+            for path in ("", "/stream?taskId=task_12345678"):
+                refused = HTTP.get(f"{base}{path}", headers={"Authorization": header})
+                assert refused.status_code == 401, header
+        assert HTTP.get(base, headers={"Authorization": f"bearer {key}"}).status_code == 200
         with lt.connect(str(own.base_url), api_key=key, quiet=True) as kit:
             assert kit.submit("hello", handler="shout").result(30) == "HELLO "
         with (
@@ -133,6 +192,87 @@ def test_an_api_key_guards_every_task_call(settings: lt.Settings) -> None:
             pytest.raises(lt.ConfigError, match="API key"),
         ):
             stranger.submit("hello")
+
+
+def test_a_limit_of_ones_own_guards_every_task_call_and_no_delivery(settings: lt.Settings) -> None:
+    calls: list[str] = []
+
+    async def limit(request: Request) -> None:
+        calls.append(request.url.path)
+        if len(calls) > 1:
+            raise HTTPException(429, "Slow down.", headers={"Retry-After": "10"})
+
+    with (
+        served_app(settings, dependencies=[Depends(limit)]) as own,
+        lt.connect(str(own.base_url), quiet=True) as kit,
+        lt.connect(settings=own, quiet=True) as behind,
+    ):
+        task_id = kit.submit("hello", handler="shout").id
+        refused = HTTP.get(f"{own.base_url}/api/tasks/stream", params={"taskId": task_id})
+        assert (refused.status_code, refused.json()) == (429, {"error": "Slow down."})
+        assert refused.headers["Retry-After"] == "10"
+        with pytest.raises(lt.SubmitError, match="Slow down"):
+            kit.submit("hello")
+        assert behind.attach(task_id).result(30) == "HELLO ", "the delivery was not limited"
+        assert set(calls) == {"/api/tasks/start", "/api/tasks/stream"}
+
+
+@pytest.mark.parametrize("path", ["/api/tasks/start", "/api/qstash/webhook"])
+def test_a_body_without_a_declared_length_is_limited_too(settings: lt.Settings, path: str) -> None:
+    def body() -> Iterator[bytes]:
+        for _ in range(100):
+            yield b"x" * 100_000
+
+    headers = {"Content-Type": "application/json"}
+    with contextlib.suppress(httpx.WriteError):  # it need not read on to refuse
+        answer = HTTP.post(f"{settings.base_url}{path}", content=body(), headers=headers)
+        assert answer.status_code == 413
+        assert "bytes" in answer.json()["error"]
+
+
+PAGE = "https://page.example"
+PREFLIGHT = {
+    "Origin": PAGE,
+    "Access-Control-Request-Method": "GET",
+    "Access-Control-Request-Headers": "authorization,last-event-id",
+}
+
+
+@pytest.mark.parametrize("origins", ["https://other.example, https://page.example", "*"])
+def test_pages_of_the_origins_that_are_set_may_call(settings: lt.Settings, origins: str) -> None:
+    port = free_port()
+    base = f"http://127.0.0.1:{port}"
+    own = settings.model_copy(update={"cors_origins": origins, "base_url": base})
+    with serve(lt.create_app(own), port=port), lt.connect(settings=own, quiet=True) as kit:
+        allowed = HTTP.options(f"{base}/api/tasks/stream", headers=PREFLIGHT)
+        assert allowed.status_code == 200
+        assert allowed.headers["Access-Control-Allow-Origin"] in (PAGE, "*")
+        task = kit.submit("rivers", model="demo-fast")
+        stream = HTTP.get(
+            f"{base}/api/tasks/stream", params={"taskId": task.id}, headers={"Origin": PAGE}
+        )
+        assert stream.headers["Access-Control-Allow-Origin"] in (PAGE, "*")
+        assert '"end"' in stream.text
+        if origins != "*":
+            stranger = PREFLIGHT | {"Origin": "https://evil.example"}
+            refused = HTTP.options(f"{base}/api/tasks/stream", headers=stranger)
+            assert "Access-Control-Allow-Origin" not in refused.headers
+
+
+def test_no_page_of_another_origin_may_call_unless_it_is_set(settings: lt.Settings) -> None:
+    for answer in (
+        HTTP.options(f"{settings.base_url}/api/tasks/start", headers=PREFLIGHT),
+        HTTP.get(f"{settings.base_url}/api/tasks", headers={"Origin": PAGE}),
+    ):
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+    # A page may send a form or plain text without asking first: neither starts a task.
+    for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
+        body = b'{"prompt": "x"}'
+        headers = {"Content-Type": kind} if kind else {}
+        url = f"{settings.base_url}/api/tasks/start"
+        answer = HTTP.post(url, content=body, headers=headers)
+        assert answer.status_code == 400
+        assert "Content-Type: application/json" in answer.json()["error"], "what `curl -d` needs"
 
 
 def test_status_calls_answer_for_known_unknown_and_missing_ids(
@@ -193,6 +333,39 @@ def test_the_openapi_page_documents_every_call(settings: lt.Settings) -> None:
     assert HTTP.get(f"{settings.base_url}/docs").status_code == 200
     names = {p["name"] for p in schema["paths"]["/api/tasks/stream"]["get"]["parameters"]}
     assert {"taskId", "lastEventId"} <= names
+
+
+def test_the_openapi_page_tells_every_refusal_and_none_that_is_not(
+    settings: lt.Settings,
+) -> None:
+    keyed = settings.model_copy(update={"api_key": settings.qstash_token})
+    schema = lt.create_app(keyed).openapi()
+    told = {
+        f"{method.upper()} {path}": set(call["responses"]) - {"200", "default"}
+        for path, calls in schema["paths"].items()
+        for method, call in calls.items()
+    }
+    assert told == {
+        "GET /api/tasks": {"400", "401"},
+        "POST /api/tasks/start": {"400", "401", "413", "502"},
+        "GET /api/tasks/start": {"400", "401", "404"},
+        "GET /api/tasks/stream": {"400", "401", "404"},
+        "POST /api/tasks/cancel": {"400", "401", "404", "413"},
+        "POST /api/tasks/retry": {"400", "401", "404", "413", "502"},
+        "GET /api/tasks/{task_id}": {"400", "401", "404"},
+        "DELETE /api/tasks/{task_id}": {"400", "401", "404"},
+        "POST /api/qstash/webhook": {"401", "489", "500", "503"},
+        "POST /api/qstash/failure": {"401", "489", "500", "503"},
+        "GET /api/qstash/webhook": {"400", "405"},
+        "GET /api/health": set(),
+    }
+    refused = schema["paths"]["/api/tasks"]["get"]["responses"]["400"]
+    assert refused["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorAnswer")
+    assert "HTTPValidationError" not in schema["components"]["schemas"]
+    streamed = schema["paths"]["/api/tasks/stream"]["get"]["responses"]["200"]["content"]
+    assert list(streamed) == ["text/event-stream"]
+    assert "HTTPBearer" in schema["components"]["securitySchemes"], "/docs can send the key"
+    assert "securitySchemes" not in lt.create_app(settings).openapi()["components"]
 
 
 def test_an_app_that_is_stopped_gives_its_attempt_back(settings: lt.Settings) -> None:

@@ -1,16 +1,35 @@
 """The door: a script, an asyncio program, a kernel; and the ways to find a task again."""
 
 import asyncio
+import copy
+import multiprocessing
+import pickle
 import threading
 import time
-from collections.abc import AsyncIterator
+import warnings
+from collections.abc import AsyncIterator, Callable
+from multiprocessing.connection import Connection
+from types import MappingProxyType
 
+import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+)
+from starlette.routing import Mount
 
 import longtask_kit as lt
 from longtask_kit.run import Outcome, TaskContext
 from longtask_kit.settings import secret
+from tests.serving import serve
 from tests.wait import wait_until
+
+HTTP = httpx.Client(timeout=30)
 
 
 def test_a_script_iterates_a_task(kit: lt.Kit) -> None:
@@ -97,6 +116,41 @@ def test_an_unknown_id_is_refused_at_once(kit: lt.Kit) -> None:
             kit.attach(unknown)
 
 
+def test_a_task_of_another_kit_is_as_good_as_its_id(kit: lt.Kit, settings: lt.Settings) -> None:
+    task = kit.submit("rivers", model="demo-fast")
+    with lt.connect(settings=settings, quiet=True) as other:
+        attached = other.attach(task)
+        assert attached is not task
+        assert attached.result(30) == task.result(30)
+
+
+def test_what_is_of_the_wrong_kind_is_told_in_our_words(kit: lt.Kit) -> None:
+    for wrong_id in (5, None, ["task_12345678"]):
+        with pytest.raises(lt.ConfigError, match="task's id"):
+            kit.attach(wrong_id)  # type: ignore[arg-type]
+    for limit in (0, -1, 1001, "ten", None, 1.5):
+        with pytest.raises(lt.ConfigError, match="from 1 to 1,000"):
+            kit.tasks(limit=limit)  # type: ignore[arg-type]
+    with pytest.raises(lt.ConfigError, match="completed, failed"):
+        kit.tasks(status="done")  # type: ignore[arg-type]
+    for metadata in ([1], [], "x", 5, {"a": {1}}, {"a": float("nan")}):
+        with pytest.raises(lt.SubmitError, match="metadata"):
+            kit.submit("x", metadata=metadata)  # type: ignore[arg-type]
+    task = kit.submit("x", model="demo-fast", metadata=MappingProxyType({"a": 1}))
+    assert task.spec["metadata"] == {"a": 1}
+
+
+@pytest.mark.parametrize("send", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_kit_or_task_that_is_sent_elsewhere_says_what_to_send(
+    kit: lt.Kit, send: Callable[[object], object]
+) -> None:
+    for thing in (kit, kit.submit("x", model="demo-fast"), [kit]):
+        if send is copy.copy and thing is not kit:
+            continue  # a shallow copy shares the kit, which is fine
+        with pytest.raises(TypeError, match=r"task\.id"):
+            send(thing)
+
+
 def test_tasks_lists_what_there_is(kit: lt.Kit) -> None:
     task = kit.submit("one more", model="demo-fast")
     task.result(30)
@@ -130,6 +184,41 @@ def test_serve_hosts_handlers_of_ones_own_in_this_process(settings: lt.Settings)
         assert task.usage == lt.Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3)
         assert seen_in == ["longtask-serve"]
         assert kit.submit("rivers", model="demo-fast").result(30), "and still the model"
+
+
+def test_after_stop_new_tasks_go_where_they_went_before(settings: lt.Settings) -> None:
+    with lt.connect(settings=settings, quiet=True) as kit:
+        first, second = kit.serve(), kit.serve()
+        assert kit.settings is not None
+        assert kit.settings.base_url == second.url
+        first.stop()
+        assert kit.submit("rivers", model="demo-fast").result(30), "the second one runs it"
+        second.stop()
+        assert kit.settings == settings
+        assert kit.submit("rivers", model="demo-fast").result(30)
+        kit.serve()
+        assert kit.submit("rivers", model="demo-fast").result(30), "and it can serve again"
+
+
+def test_a_served_app_refuses_a_web_page_whose_name_was_made_to_lead_to_it(
+    settings: lt.Settings,
+) -> None:
+    with lt.connect(settings=settings, quiet=True) as kit:
+        served = kit.serve()
+        for host in ("rebound.example", "127.0.0.1.rebound.example:80", "[::1", ""):
+            answer = HTTP.get(f"{served.url}/api/tasks", headers={"Host": host})
+            assert answer.status_code == 421
+            assert "127.0.0.1" in answer.json()["error"]
+        for host in ("localhost", "[::1]:8000"):
+            answer = HTTP.get(f"{served.url}/api/tasks", headers={"Host": host})
+            assert answer.status_code == 200
+
+
+def test_a_served_app_behind_a_tunnel_takes_the_tunnels_name(settings: lt.Settings) -> None:
+    public = settings.model_copy(update={"base_url": "https://tunnel.example"})
+    with lt.connect(settings=public, quiet=True) as kit:
+        url = f"{kit.serve().url}/api/tasks"
+        assert HTTP.get(url, headers={"Host": "tunnel.example"}).status_code == 200
 
 
 def test_a_handler_that_raises_is_retried_and_its_error_shown(settings: lt.Settings) -> None:
@@ -171,6 +260,37 @@ def test_over_the_http_api_no_secret_is_needed(settings: lt.Settings) -> None:
             kit.serve()
 
 
+SOMEBODYS_SITES = [
+    HTMLResponse("<!doctype html>"),  # a single-page site answers every call with its page
+    RedirectResponse("https://elsewhere.example/"),
+    PlainTextResponse("nothing here", 404),
+    JSONResponse({"detail": "Not Found"}, 404),
+    JSONResponse({"detail": "Bad Request"}, 400),
+    JSONResponse(["a list"]),
+]
+
+
+@pytest.mark.parametrize("answer", SOMEBODYS_SITES)
+def test_a_url_without_our_app_is_not_taken_for_a_lost_task(answer: Response) -> None:
+    site = Starlette(routes=[Mount("/", answer)])
+    with serve(site) as url, lt.connect(url, quiet=True) as kit:
+        calls = (lambda: kit.submit("x"), kit.tasks, lambda: kit.attach("task_" + "0" * 22))
+        for call in calls:
+            with pytest.raises(lt.ConfigError, match="prefix"):
+                call()
+
+
+def test_a_wrong_prefix_is_not_taken_for_a_lost_task(settings: lt.Settings) -> None:
+    lost = "task_" + "0" * 22
+    base_url = settings.base_url
+    with lt.connect(base_url, quiet=True) as kit, lt.connect(f"{base_url}/x", quiet=True) as astray:
+        with pytest.raises(lt.ConfigError, match="prefix"):
+            astray.attach(lost)
+        with pytest.raises(lt.StreamExpiredError, match=f"No task '{lost}'") as caught:
+            kit.attach(lost)
+        assert caught.value.task_id == lost
+
+
 def test_connect_says_one_line_without_a_secret(
     settings: lt.Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,6 +317,33 @@ def test_half_an_environment_is_a_config_error_that_names_the_other_half(
         lt.connect("app.example.com")
     with pytest.raises(lt.ConfigError, match="api_key"):
         lt.connect(api_key="x")
+
+
+def test_a_forked_child_is_told_to_connect_again(kit: lt.Kit) -> None:
+    task = kit.submit("rivers", model="demo-fast")
+
+    def use_kit(answers: Connection) -> None:
+        for call in (lambda: kit.submit("x"), task.result, kit.tasks, lambda: kit.attach(task.id)):
+            try:
+                answers.send(str(call()))
+            except lt.ConfigError as error:
+                answers.send(str(error))
+        kit.close()
+        answers.send("closed")
+
+    here, there = multiprocessing.Pipe()
+    child = multiprocessing.get_context("fork").Process(target=use_kit, args=[there])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python 3.12 warns of a fork beside threads, rightly
+        child.start()
+    for _ in range(4):
+        assert here.poll(20), "the child hangs"
+        assert "connect() again" in here.recv()
+    assert here.poll(20), "the child hangs"
+    assert here.recv() == "closed"
+    child.join(20)
+    assert child.exitcode == 0
+    assert task.result(30), "the parent goes on"
 
 
 def test_a_closed_kit_leaves_no_thread(settings: lt.Settings) -> None:

@@ -6,16 +6,19 @@ import pty
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pyte
 import pytest
 
 import longtask_kit as lt
+from longtask_kit.keys import new_task_id
 from tests.wait import wait_until
 
 LONGTASK = [sys.executable, "-m", "longtask_kit.cli"]
@@ -158,6 +161,77 @@ def test_ctrl_c_leaves_at_once_and_says_how_to_come_back(environment: dict[str, 
     assert "cancelled" in ended.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "Explain tides", "--model", "demo-fast"],
+        ["run", "Explain tides", "--model", "demo-fast", "--json"],
+        ["run", "Explain tides", "--model", "demo-bad-key"],
+        ["tail", "ID"],
+        ["tail", "ID", "--json"],
+        ["ls"],
+        ["ls", "--json"],
+        ["status"],
+        ["status", "--json"],
+        ["status", "ID"],
+        ["status", "ID", "--json"],
+        ["cancel", "ID"],
+        ["doctor"],
+        ["down"],
+    ],
+    ids=" ".join,
+)
+def test_a_reader_that_has_seen_enough_ends_a_command_quietly(
+    environment: dict[str, str], kit: lt.Kit, home: Path, arguments: list[str]
+) -> None:
+    ended = kit.submit("x", model="demo-fast")
+    ended.result(30)
+    closed, stdout = os.pipe()
+    os.close(closed)  # as `| head` does, before anything was written
+    done = subprocess.run(
+        [*LONGTASK, *(ended.id if word == "ID" else word for word in arguments)],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        env=os.environ | environment,
+        check=False,
+    )
+    os.close(stdout)
+    # A failed task has said so on standard error; no text of it was lost.
+    assert done.returncode == (1 if "demo-bad-key" in arguments else 141), done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Broken pipe" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["run", "x"], ["tail", "ID"], ["ls"], ["status", "ID"], ["cancel", "ID"], ["doctor"]],
+    ids=" ".join,
+)
+def test_ctrl_c_while_a_service_is_silent_ends_a_command_quietly(
+    environment: dict[str, str], arguments: list[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        running = subprocess.Popen(
+            [*LONGTASK, *(new_task_id() if word == "ID" else word for word in arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | environment | {"UPSTASH_REDIS_REST_URL": url},
+        )
+        silent.settimeout(30)
+        asked, _ = silent.accept()
+        with asked:
+            running.send_signal(signal.SIGINT)
+            shown, errors = running.communicate(timeout=20)
+    assert running.returncode == 130
+    assert errors.endswith("interrupted\n")
+    assert "Traceback" not in shown + errors
+
+
 def test_ls_and_status_show_what_there_is(environment: dict[str, str], kit: lt.Kit) -> None:
     task = kit.submit("A prompt with [red]markup[/red] and \x1b[31mescapes", model="demo-fast")
     task.result(30)
@@ -278,8 +352,12 @@ def test_serve_serves_the_app_from_the_environment(
     )
     assert serving.stderr is not None
     try:
-        assert "webhook app on http://127.0.0.1:" in serving.stderr.readline()
+        said = serving.stderr.readline()
+        assert "webhook app on http://127.0.0.1:" in said
         wait_until(lambda: "startup complete" in serving.stderr.readline())  # type: ignore[union-attr]
+        url = said.split()[3].rstrip(",")
+        rebound = httpx.get(f"{url}/api/tasks", headers={"Host": "rebound.example"})
+        assert rebound.status_code == 421
         serving.send_signal(signal.SIGINT)
         _, errors = serving.communicate(timeout=20)
     finally:

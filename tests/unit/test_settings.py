@@ -54,6 +54,7 @@ NAMES = [
     ("LONGTASK_BASE_URL", "base_url", "https://app.example.com/mount"),
     ("QSTASH_URL", "qstash_url", "http://127.0.0.1:8080"),
     ("LONGTASK_API_KEY", "api_key", "key"),
+    ("LONGTASK_CORS_ORIGINS", "cors_origins", "https://a.example, https://b.example:8443"),
     ("LONGTASK_DEV", "dev", "1"),
     ("LONGTASK_MODEL", "model", "gpt-5"),
     ("LONGTASK_RETRIES", "retries", "0"),
@@ -148,6 +149,11 @@ def test_nothing_set_is_fine() -> None:
         ("UPSTASH_REDIS_REST_URL", "redis://localhost:6379"),
         ("UPSTASH_REDIS_REST_URL", "https://[abc"),
         ("OPENAI_BASE_URL", "x"),
+        ("LONGTASK_CORS_ORIGINS", "app.example.com"),
+        ("LONGTASK_CORS_ORIGINS", "https://app.example.com/"),
+        ("LONGTASK_CORS_ORIGINS", "https://app.example.com,https://app.example.com/path"),
+        ("LONGTASK_CORS_ORIGINS", '["https://app.example.com"]'),
+        ("LONGTASK_CORS_ORIGINS", "*.example.com"),
         ("LONGTASK_DEV", "maybe"),
         ("LONGTASK_MODEL", "m" * 201),
         ("LONGTASK_RETRIES", "many"),
@@ -172,6 +178,53 @@ def test_a_wrong_value_is_a_config_error_that_names_its_variable(
     monkeypatch.setenv(variable, text)
     with pytest.raises(ConfigError, match=rf"(?m)^  {variable}: "):
         Settings()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:99999",
+        "http://127.0.0.1:65536",
+        "http://127.0.0.1:0",
+        "http://127.0.0.1:-1",
+        "http://127.0.0.1:port",
+        "http://127.0.0.1:8000:8000",
+        "http://:8000",
+        "http://[::1",
+        "http://[::g]",
+        "http://a..example.com",
+        "http://" + "a" * 64 + ".com",
+        "https://user:password@app.example.com",
+        "https://app.example.com?a=1",
+        "https://app.example.com#a",
+    ],
+)
+@pytest.mark.parametrize(
+    "variable",
+    [variable for variable, _, _ in NAMES if variable.endswith("_URL")],
+)
+def test_a_url_that_can_not_be_called_is_a_config_error_that_names_its_variable(
+    monkeypatch: pytest.MonkeyPatch, variable: str, url: str
+) -> None:
+    monkeypatch.setenv(variable, url)
+    shown = "LONGTASK_BASE_URL" if variable == "NEXT_PUBLIC_BASE_URL" else variable
+    with pytest.raises(ConfigError, match=rf"(?m)^  {shown}: expected a URL") as caught:
+        Settings()
+    assert url not in "".join(traceback.format_exception(caught.value))
+
+
+def test_origins_are_separated_by_commas_and_none_unless_set() -> None:
+    assert Settings().allowed_origins == []
+    several = Settings(cors_origins=" https://a.example , http://localhost:3000,")
+    assert several.allowed_origins == ["https://a.example", "http://localhost:3000"]
+    assert Settings(cors_origins="*").allowed_origins == ["*"]
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1]:8000/a", "http://my_service:65535", "https://bücher.example/llm/v2"]
+)
+def test_an_unusual_url_is_taken(url: str) -> None:
+    assert Settings(base_url=url + "/").base_url == url
 
 
 def test_a_wrong_url_in_the_alias_is_named_by_a_name_that_can_be_set(
