@@ -10,7 +10,7 @@ from longtask_kit.errors import ConfigError, QuotaError, StoreError, SubmitError
 from longtask_kit.keys import is_task_id
 from longtask_kit.queue import Queue
 from longtask_kit.store import Store, TaskRecord
-from longtask_kit.submit import TaskSpec, cancel_task, retry_task, submit_task
+from longtask_kit.submit import TaskSpec, cancel_task, delete_task, retry_task, submit_task
 from longtask_kit.subscribe import EventSource, HttpSource, RedisSource, expired
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class ServiceBackend:
 
     async def delete(self, task_id: str) -> None:
         """See `Backend`."""
-        if not await self._store.delete(task_id):
+        if not await delete_task(task_id, store=self._store, queue=self._queue):
             raise expired(task_id)
 
     async def aclose(self) -> None:

@@ -10,6 +10,7 @@ _CURES = {
     "retries_exhausted": "Every delivery failed: mend the cause above, then retry.",
     "unknown_handler": "Name a handler that the webhook app was created with.",
     "not_queued": "Check QSTASH_TOKEN and QSTASH_URL, or run `longtask doctor`; then submit again.",
+    "lost": "See that the queue can reach LONGTASK_BASE_URL (`longtask doctor`), then retry.",
     "config": "Set what is missing where the webhook app runs; `longtask doctor` names it.",
     "handler_error": "Mend the handler; its traceback is in the webhook app's log.",
 }

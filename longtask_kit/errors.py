@@ -13,6 +13,7 @@ LongTaskError
 │   ├── StreamSilentError  no service answered for too long: attach again
 │   └── StreamExpiredError unknown task, or its log is gone
 ├── StoreError             Redis did not answer as it should: try again
+│   └── StoreRefusedError  it answered, and refused a command: see what it says
 ├── RetryableError         raised by a handler: run the task again later
 ├── NonRetryableError      raised by a handler: running it again can't help
 └── LocalStackError        the embedded stack could not start or died
@@ -134,6 +135,10 @@ class StreamExpiredError(StreamError):
 
 class StoreError(LongTaskError):
     """Redis could not be reached, or answered something unexpected."""
+
+
+class StoreRefusedError(StoreError):
+    """Redis answered, and refused a command; the message holds its text."""
 
 
 class RetryableError(LongTaskError):

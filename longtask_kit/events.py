@@ -281,9 +281,7 @@ class Transcript:
     @property
     def text(self) -> str:
         """The text of the latest attempt so far."""
-        if len(self._chunks) > 1:
-            self._chunks[:] = ["".join(self._chunks)]
-        return self._chunks[0] if self._chunks else ""
+        return "".join(self._chunks)
 
     @property
     def is_terminal(self) -> bool:
@@ -297,6 +295,8 @@ class Transcript:
         match event.type:
             case "status":
                 self.status = event.data  # type: ignore[assignment]  # one of ours, by contract
+                if event.data == "pending":  # retried by hand: the end before was none
+                    self.ended = None
                 self.error, self.code = event.error, event.code
             case "start":
                 self._restart(int(event.data), event.time)

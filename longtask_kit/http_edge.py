@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import Headers
@@ -28,7 +28,7 @@ from longtask_kit.submit import MAX_PROMPT_CHARS, MAX_TOKENS_RANGE, TEMPERATURE_
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
-    from fastapi import Request, Response
+    from fastapi import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 MAX_BODY_BYTES = 1_000_000
@@ -107,6 +107,8 @@ class TaskRoute(APIRoute):
             except RequestValidationError as exc:
                 return error_response(400, _explain(exc))
             except HTTPException as exc:
+                if exc.status_code == 204:
+                    return Response(status_code=204)
                 return error_response(exc.status_code, str(exc.detail), exc.headers)
             except StreamExpiredError as exc:
                 # The id tells a client of ours that the task is not there, rather than the app.

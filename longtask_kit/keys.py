@@ -6,6 +6,9 @@ import secrets
 TASK_INDEX = "longtask:tasks"
 """Sorted set of task ids by creation time, for listings."""
 
+OPEN_INDEX = "longtask:open"
+"""Sorted set of ids of tasks that may not have ended, by the time they were last looked at."""
+
 _TASK_ID = re.compile(r"task_[A-Za-z0-9_-]{8,64}")
 
 

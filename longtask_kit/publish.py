@@ -15,7 +15,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Self
 
-from longtask_kit.errors import StoreError
+from longtask_kit.errors import StoreError, StoreRefusedError
 from longtask_kit.events import Usage, encode_entry, make_valid_text
 from longtask_kit.store import Append
 
@@ -31,7 +31,10 @@ FIRST_SEQ = 3  # the begin script wrote `<attempt>-1` (status) and `<attempt>-2`
 _MAX_ENTRY_CHARS = 65_536  # JavaScript readers give up on a line of 1 MiB
 _MAX_BUFFER_CHARS = 1_048_576  # then the model stream waits for the flusher
 _MAX_BATCH = 200  # attempts a round trip
+_MAX_BATCH_CHARS = 262_144  # of all of them: up to 1 MB, where the smallest plans refuse a request
 _OUTAGE_LIMIT_S = 30.0  # Redis away for longer ends the attempt as retryable
+# Redis' words for "not now": sending the same again helps.
+_NOT_NOW = ("LOADING", "BUSY", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "READONLY")
 _MAX_HOG_S = 0.005  # a generator over buffered chunks never yields by itself
 
 CANCEL = "cancel"  # the store's answer when somebody asked for a cancel
@@ -62,6 +65,7 @@ class AttemptWriter:
         self._last: tuple[list[list[str]], list[str]] | None = None  # entries, fields of the end
         self._in_flight: Append | None = None
         self._acknowledged = asyncio.Event()
+        self._because = ""
         self._last_yield = time.monotonic()
         self.last_flush = time.monotonic()
 
@@ -73,14 +77,15 @@ class AttemptWriter:
             StoreError: Redis was away for too long.
         """
         self.check_stopped()
-        if text:
-            self._pending.append(text)
-            self._pending_chars += len(text)
+        for at in range(0, len(text), _MAX_ENTRY_CHARS):  # a model may answer in one piece
+            piece = text[at : at + _MAX_ENTRY_CHARS]
+            self._pending.append(piece)
+            self._pending_chars += len(piece)
             self._publisher.wake(self)
-        while self._pending_chars > _MAX_BUFFER_CHARS:
-            self._acknowledged.clear()
-            await self._acknowledged.wait()
-            self.check_stopped()
+            while self._pending_chars > _MAX_BUFFER_CHARS:
+                self._acknowledged.clear()
+                await self._acknowledged.wait()
+                self.check_stopped()
         if time.monotonic() - self._last_yield > _MAX_HOG_S:
             await asyncio.sleep(0)
             self._last_yield = time.monotonic()
@@ -150,9 +155,10 @@ class AttemptWriter:
             self.stop(answer)
         self._acknowledged.set()
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: str, *, because: str = "") -> None:
         """Tell whoever writes that the attempt must end."""
         if not self.stopped.done():
+            self._because = because
             self.stopped.set_result(reason)
         self._acknowledged.set()
 
@@ -167,7 +173,7 @@ class AttemptWriter:
         return bool(self._pending) or self._last is not None or self._in_flight is not None
 
     def _take_text(self) -> list[list[str]]:
-        """Merge pending deltas into as few entries as their size limit allows; take one batch."""
+        """Merge pending deltas into one entry, as many as its size limit allows."""
         if not self._pending:
             return []
         chunks: list[str] = []
@@ -176,13 +182,7 @@ class AttemptWriter:
             chunks.append(self._pending.popleft())
             size += len(chunks[-1])
         self._pending_chars -= size
-        text = "".join(chunks)
-        if size <= _MAX_ENTRY_CHARS:
-            return [encode_entry("content", text, tokens=len(chunks))]
-        return [  # one delta larger than an entry: a model that answers in one piece
-            encode_entry("content", text[at : at + _MAX_ENTRY_CHARS])
-            for at in range(0, size, _MAX_ENTRY_CHARS)
-        ]
+        return [encode_entry("content", "".join(chunks), tokens=len(chunks))]
 
     def _number(self, fields: list[str]) -> list[str]:
         entry = [f"{self.attempt}-{self._seq}", *fields]
@@ -195,7 +195,7 @@ class AttemptWriter:
             return
         reason = self.stopped.result()
         if reason == _OUTAGE:
-            raise StoreError(f"Redis was away for more than {_OUTAGE_LIMIT_S:g} s.")
+            raise StoreError(f"The text could not be stored: {self._because}")
         raise AttemptStopped(reason)
 
 
@@ -279,17 +279,37 @@ class Publisher:
 
     async def _flush(self) -> None:
         """Send one batch until it is answered; one at a time, since ids must arrive in order."""
-        writers = [writer for writer, _ in zip(self._dirty, range(_MAX_BATCH), strict=False)]
-        for writer in writers:
-            del self._dirty[writer]
-        batch = [writer.take() for writer in writers]
+        writers = self._choose_writers()
         try:
-            answers = await self._send(batch)
-        except Exception:  # a dead flusher would hang every attempt of the process
+            await self._send_parts(writers)
+        except StoreRefusedError:
+            for writer in writers:  # one part must not hold up the others
+                await self._send_alone(writer)
+        except Exception as exc:  # a dead flusher would hang every attempt of the process
             logger.exception("Redis stayed away; %d attempts end as retryable", len(writers))
             for writer in writers:
-                writer.stop(_OUTAGE)
-            return
+                writer.stop(_OUTAGE, because=str(exc))
+
+    def _choose_writers(self) -> list[AttemptWriter]:
+        """Take whoever has waited longest, until the request is large enough."""
+        writers: list[AttemptWriter] = []
+        chars = 0
+        while self._dirty and len(writers) < _MAX_BATCH and chars < _MAX_BATCH_CHARS:
+            writer = next(iter(self._dirty))
+            del self._dirty[writer]
+            writers.append(writer)
+            chars += sum(len(part) for entry in writer.take().entries for part in entry)
+        return writers
+
+    async def _send_alone(self, writer: AttemptWriter) -> None:
+        try:
+            await self._send_parts([writer])
+        except StoreError as exc:
+            logger.warning("task %s: attempt ends as retryable: %s", writer.task_id, exc)
+            writer.stop(_OUTAGE, because=str(exc))
+
+    async def _send_parts(self, writers: list[AttemptWriter]) -> None:
+        answers = await self._send([writer.take() for writer in writers])
         for writer, answer in zip(writers, answers, strict=True):
             writer.settle(answer)
             if writer.has_pending and writer in self._writers:
@@ -303,11 +323,16 @@ class Publisher:
                 return await self._store.append(batch)
             except StoreError as exc:
                 # The ids make sending it again safe, even when only the answer was lost.
-                if time.monotonic() + delay_s > give_up_at:
+                if _is_final(exc) or time.monotonic() + delay_s > give_up_at:
                     raise
                 logger.warning("append failed, trying again in %.2f s: %s", delay_s, exc)
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, 2.0)
+
+
+def _is_final(exc: StoreError) -> bool:
+    """Tell whether sending the same again would get the same refusal."""
+    return isinstance(exc, StoreRefusedError) and not any(word in str(exc) for word in _NOT_NOW)
 
 
 def _status(status: str, *, error: str | None = None, code: str | None = None) -> list[str]:

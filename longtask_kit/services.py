@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from longtask_kit.errors import StoreError
 from longtask_kit.publish import Publisher
 from longtask_kit.queue import Queue
 from longtask_kit.run import OpenAIHandler
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 
     from longtask_kit.run import Handler
     from longtask_kit.settings import Settings
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +49,12 @@ class Services:
         self._handlers = handlers
         self._stack = contextlib.AsyncExitStack()
         self._opened: Opened | None = None
+        self._is_used = False
 
     async def open(self) -> Opened:
         """Return the services, open on the running loop."""
         loop = asyncio.get_running_loop()
+        self._is_used = True
         if self._opened is None or self._opened.loop is not loop:
             self._stack = contextlib.AsyncExitStack()  # a dead loop's connections died with it
             self._opened = await self._open(loop)
@@ -73,5 +80,25 @@ class Services:
                 heartbeat_s=settings.heartbeat_s,
             )
         )
+        sweeper = asyncio.create_task(self._sweep_while_used(store), name="longtask-sweeper")
+        push(_cancel, sweeper)
         handlers: dict[str, Handler] = {"openai": openai_handler, **self._handlers}
         return Opened(loop, store, queue, source, publisher, handlers)
+
+    async def _sweep_while_used(self, store: Store) -> None:
+        """End tasks that are lost, every so often, but leave an idle Redis alone."""
+        deadline_s = self.settings.patience_s
+        is_needed = True
+        while True:
+            await asyncio.sleep(deadline_s / 2)
+            if self._is_used or is_needed:
+                self._is_used = False
+                try:
+                    is_needed = await store.sweep(deadline_s=deadline_s) > 0
+                except StoreError as exc:
+                    logger.warning("lost tasks could not be looked for: %s", exc)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})

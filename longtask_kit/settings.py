@@ -5,6 +5,7 @@ The names of the hosted services are the services' own; the kit's own begin with
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
@@ -94,6 +95,15 @@ class Settings(BaseSettings):
         gt=0,
         description="Longest silence of the model before the attempt fails as retryable.",
     )
+    deadline_s: float | None = Field(
+        None,
+        validation_alias="LONGTASK_DEADLINE_S",
+        ge=1,
+        description=(
+            "A task to which nothing has happened for so long counts as lost and ends as failed; "
+            "unset: twice the queue's longest wait between retries, about an hour with three."
+        ),
+    )
     min_flush_interval_s: float | None = Field(
         None,
         validation_alias="LONGTASK_MIN_FLUSH_INTERVAL_S",
@@ -147,6 +157,15 @@ class Settings(BaseSettings):
     def allowed_origins(self) -> list[str]:
         """Web origins whose pages may call the app; none unless set."""
         return _split(self.cors_origins)
+
+    @property
+    def patience_s(self) -> float:
+        """How long a task may lie still before it counts as lost, in seconds."""
+        if self.deadline_s is not None:
+            return self.deadline_s
+        # QStash's backoff: min(86400, e ** (2.5 * retried)) seconds, upstash.com/docs/qstash.
+        longest_wait_s = min(86_400.0, math.exp(2.5 * min(self.retries, 10)))
+        return 2 * max(longest_wait_s, self.lease_s, 300.0)
 
     @property
     def webhook_url(self) -> str:

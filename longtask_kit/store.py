@@ -20,8 +20,9 @@ import httpx
 from upstash_redis.asyncio import Redis
 from upstash_redis.errors import UpstashError
 
-from longtask_kit.errors import StoreError, describe_foreign
+from longtask_kit.errors import StoreError, StoreRefusedError, describe_foreign
 from longtask_kit.events import (
+    TERMINAL_STATUSES,
     Cursor,
     EventType,
     Status,
@@ -33,7 +34,7 @@ from longtask_kit.events import (
     make_valid_text,
     to_ms,
 )
-from longtask_kit.keys import TASK_INDEX, channel_name, log_key, task_key
+from longtask_kit.keys import OPEN_INDEX, TASK_INDEX, channel_name, log_key, task_key
 from longtask_kit.settings import secret
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ _FOREIGN = (
     AttributeError,
 )
 
+_SWEPT_AT_ONCE = 100
 _PAGE = 1000  # log entries read in one command; the hosted service caps an answer's size
 
 
@@ -69,6 +71,11 @@ class TaskRecord:
     usage: Usage | None
     created: datetime
     updated: datetime
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the task has ended."""
+        return self.status in TERMINAL_STATUSES
 
     def to_wire(self) -> dict[str, Any]:
         """Return the answer of `GET /api/tasks/{id}`; the prompt is cut to 200 characters."""
@@ -198,16 +205,32 @@ class Store:
             ["ZADD", TASK_INDEX, now_ms, task_id],
             ["ZREMRANGEBYSCORE", TASK_INDEX, "-inf", now_ms - self._ttl_s * 1000],
             ["EXPIRE", TASK_INDEX, self._ttl_s],
+            ["ZADD", OPEN_INDEX, now_ms, task_id],
+            ["EXPIRE", OPEN_INDEX, self._ttl_s],
         ]
         await self._run_scripts("create", [(task_id, [fields])], also=listing)
 
     async def set_message_id(self, task_id: str, message_id: str) -> None:
         """Note the queue's id of the task's message, so that it can be cancelled there."""
-        await self._set_field(task_id, "message_id", message_id)
+        key = task_key(task_id)
+        # With the time to live, should the record be gone by now.
+        await self._run([["HSET", key, "message_id", message_id], ["EXPIRE", key, self._ttl_s]])
 
-    async def allow_retry(self, task_id: str) -> None:
-        """Let another message run a failed task, whatever it failed of."""
-        await self._set_field(task_id, "code", "retried")
+    async def retry(self, task_id: str) -> Cursor | Done | Gone:
+        """Have a failed task wait for another delivery.
+
+        Returns:
+            Where the log says so; `Done` with its status when it has not failed.
+        """
+        match await self._run_script("retry", task_id, []):
+            case ["waiting", cursor]:
+                return Cursor.parse(cursor)
+            case ["refused", status]:
+                return Done(status)
+            case ["gone"]:
+                return Gone()
+            case reply:
+                raise _odd_reply("retry", reply)
 
     async def begin(
         self, task_id: str, *, delivery_id: str
@@ -261,6 +284,7 @@ class Store:
         code: str = "",
         ask_to_stop: bool = False,
         delivery_id: str = "",
+        silent_s: float = 0.0,
     ) -> Settled | Done | Busy | Gone:
         """End a task that no attempt is running, as `cancelled` or `failed`.
 
@@ -271,6 +295,7 @@ class Store:
             code: Short reason of a failure.
             delivery_id: Only if the last attempt was this message's, or none has begun.
             ask_to_stop: When an attempt is running, ask it to stop (the answer is `Busy`).
+            silent_s: Only if nothing has happened to it for so many seconds (else `Busy`).
         """
         reason = make_valid_text(reason)
         type_: EventType = "cancelled" if status == "cancelled" else "error"
@@ -282,6 +307,7 @@ class Store:
             _dump(["status", status, *fields]),
             int(ask_to_stop),
             delivery_id,
+            round(silent_s * 1000),
         ]
         match await self._run_script("settle", task_id, args):
             case ["settled"]:
@@ -295,6 +321,47 @@ class Store:
             case reply:
                 raise _odd_reply("settle", reply)
 
+    async def give_up_silent(self, record: TaskRecord, *, deadline_s: float) -> bool:
+        """End a task as failed that nothing has happened to for longer than the queue ever waits.
+
+        Its message is lost, or will never be delivered; should it come after all, the task runs.
+
+        Returns:
+            Whether it was ended by this call.
+        """
+        if record.is_over:
+            return False
+        if (datetime.now(UTC) - record.updated).total_seconds() < deadline_s:
+            return False  # Redis' own clock has the last word, but need not be asked each time
+        reason = (
+            f"Nothing has happened to it for more than {deadline_s:g} s (LONGTASK_DEADLINE_S): the "
+            "queue lost its message, or can't reach the webhook."
+        )
+        outcome = await self.settle(
+            record.task_id, "failed", reason=reason, code="lost", silent_s=deadline_s
+        )
+        return isinstance(outcome, Settled)
+
+    async def sweep(self, *, deadline_s: float) -> int:
+        """Look at tasks that began longer than a deadline ago, and end those that are lost.
+
+        Returns:
+            How many tasks are still open, younger ones included.
+        """
+        due_ms = to_ms(datetime.now(UTC)) - round(deadline_s * 1000)
+        [ids] = await self._run(
+            [["ZRANGE", OPEN_INDEX, "-inf", due_ms, "BYSCORE", "LIMIT", 0, _SWEPT_AT_ONCE]]
+        )
+        for task_id in ids:
+            record = await self.read_task(task_id)
+            is_open = record is not None and not record.is_over
+            if record is not None and is_open:
+                is_open = not await self.give_up_silent(record, deadline_s=deadline_s)
+            looked_at = ["ZADD", OPEN_INDEX, to_ms(datetime.now(UTC)), task_id]
+            await self._run([looked_at if is_open else ["ZREM", OPEN_INDEX, task_id]])
+        [left] = await self._run([["ZCARD", OPEN_INDEX]])
+        return int(left)
+
     async def delete(self, task_id: str) -> bool:
         """Remove a task's record and log; an attempt under way stops at its next flush.
 
@@ -302,7 +369,11 @@ class Store:
             Whether there was such a task.
         """
         replies = await self._run(
-            [["DEL", task_key(task_id), log_key(task_id)], ["ZREM", TASK_INDEX, task_id]]
+            [
+                ["DEL", task_key(task_id), log_key(task_id)],
+                ["ZREM", TASK_INDEX, task_id],
+                ["ZREM", OPEN_INDEX, task_id],
+            ]
         )
         return bool(replies[0])
 
@@ -354,11 +425,6 @@ class Store:
 
     # -- the wire -------------------------------------------------------------------------------
 
-    async def _set_field(self, task_id: str, field: str, value: str) -> None:
-        """Set a field of the record; with the time to live, should the record be gone by now."""
-        key = task_key(task_id)
-        await self._run([["HSET", key, field, value], ["EXPIRE", key, self._ttl_s]])
-
     async def _run_script(self, name: str, task_id: str, args: list[Any]) -> list[Any]:
         [reply] = await self._run_scripts(name, [(task_id, args)])
         return reply
@@ -394,8 +460,10 @@ class Store:
         except TimeoutError as exc:
             raise StoreError(f"Redis did not answer within {self._timeout_s:g} s.") from exc
         except UpstashError as exc:
-            raise StoreError(f"Redis refused a command: {exc}") from exc
+            raise StoreRefusedError(f"Redis refused a command: {exc}") from exc
         except _FOREIGN as exc:
+            if len(commands) > 1 and not isinstance(exc, httpx.HTTPError):
+                await self._run([["PING"]])  # a wrong token is told only to a single command
             raise StoreError(
                 f"Redis is not reachable at UPSTASH_REDIS_REST_URL ({describe_foreign(exc)}); "
                 "check the URL and token, or run `longtask doctor`."

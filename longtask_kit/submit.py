@@ -119,18 +119,9 @@ async def submit_task(
         # Record before publish: a delivery may arrive before the publish call returns.
         await store.create(task_id, wire)
     except StoreError as exc:
+        await _give_up(task_id, "It could not be recorded.", store)  # perhaps it was
         raise SubmitError(f"The task was not queued. {exc}", task_id=task_id) from exc
-    try:
-        message_id = await queue.publish(task_id, wire)
-    except SubmitError as exc:
-        await _give_up(task_id, str(exc), store)
-        raise
-    try:
-        await store.set_message_id(task_id, message_id)
-    except StoreError as exc:
-        # The task is queued and will run; only a cancel in the queue is no longer possible.
-        logger.warning("task %s: message id not recorded: %s", task_id, exc)
-    return task_id, message_id
+    return task_id, await _publish(task_id, wire, store=store, queue=queue)
 
 
 async def retry_task(task_id: str, *, store: Store, queue: Queue) -> str | None:
@@ -146,15 +137,35 @@ async def retry_task(task_id: str, *, store: Store, queue: Queue) -> str | None:
     record = await store.read_task(task_id)
     if record is None:
         return None
-    if record.status != "failed":
-        raise SubmitError(f"Only a failed task can be retried; {task_id} is {record.status}.")
-    await store.allow_retry(task_id)
-    # Asked twice for the same failure, the queue takes it once.
-    message_id = await queue.publish(
-        task_id, record.spec, deduplication_id=f"{task_id}-{record.attempt}"
-    )
-    await store.set_message_id(task_id, message_id)
-    return message_id
+    match await store.retry(task_id):
+        case Gone():
+            return None
+        case Done(status):
+            raise SubmitError(f"Only a failed task can be retried; {task_id} is {status}.")
+        case cursor:
+            # The cursor makes it another message than the last one's, and the same if sent again.
+            return await _publish(
+                task_id,
+                record.spec,
+                store=store,
+                queue=queue,
+                deduplication_id=f"{task_id}-{cursor}",
+            )
+
+
+async def delete_task(task_id: str, *, store: Store, queue: Queue) -> bool:
+    """Forget a task, and its message in the queue; an attempt under way stops.
+
+    Returns:
+        Whether there was such a task.
+
+    Raises:
+        StoreError: Redis did not answer; try again.
+    """
+    record = await store.read_task(task_id)
+    if record is not None and record.message_id is not None and not record.is_over:
+        await queue.cancel(record.message_id)
+    return await store.delete(task_id)
 
 
 async def cancel_task(task_id: str, *, store: Store, queue: Queue) -> Status | None:
@@ -182,6 +193,28 @@ async def cancel_task(task_id: str, *, store: Store, queue: Queue) -> Status | N
             return "cancelled"
         case _:
             return "running"
+
+
+async def _publish(
+    task_id: str,
+    wire: dict[str, Any],
+    *,
+    store: Store,
+    queue: Queue,
+    deduplication_id: str | None = None,
+) -> str:
+    """Publish a task that is on record; when the queue does not take it, it ends as failed."""
+    try:
+        message_id = await queue.publish(task_id, wire, deduplication_id=deduplication_id)
+    except SubmitError as exc:
+        await _give_up(task_id, str(exc), store)
+        raise
+    try:
+        await store.set_message_id(task_id, message_id)
+    except StoreError as exc:
+        # The task is queued and will run; only a cancel in the queue is no longer possible.
+        logger.warning("task %s: message id not recorded: %s", task_id, exc)
+    return message_id
 
 
 async def _give_up(task_id: str, reason: str, store: Store) -> None:

@@ -45,6 +45,8 @@ class EventSource(Protocol):
     def open(self, task_id: str, *, after: Cursor) -> AsyncIterator[TaskEvent]:
         """Yield `connected`, then every event after the cursor, replayed and live.
 
+        Ends with the task's last event, or without one when the cursor is at it or after it.
+
         Raises:
             StreamError: The connection was lost; open again after the last cursor seen.
             StreamExpiredError: No such task.
@@ -68,7 +70,8 @@ async def follow(
         silence_limit_s: Longest time without any connection, in seconds, > 0.
 
     Yields:
-        Events with strictly increasing cursors; the last one is terminal.
+        Events with strictly increasing cursors; the last one is terminal. None, if `after` is the
+        last one of an ended task.
 
     Raises:
         StreamExpiredError: Unknown task, or its log is gone; submit again.
@@ -88,6 +91,7 @@ async def follow(
                     yield event
                     if event.is_terminal:
                         return
+                return  # nothing follows: the cursor was at the end of an ended task
         except StreamExpiredError:
             raise
         except (StreamError, StoreError) as exc:
@@ -111,6 +115,7 @@ class RedisSource:
         self._url = settings.upstash_redis_rest_url
         self._token = secret(settings.upstash_redis_rest_token)
         # After this long without news the log is read: a lost message delays, it never hangs.
+        self._deadline_s = settings.patience_s
         self._idle_timeout_s = 2.0 if settings.has_loopback_redis else 20.0
         self._client = httpx.AsyncClient(timeout=_TIMEOUT, limits=_NO_LIMITS)
 
@@ -126,7 +131,7 @@ class RedisSource:
             cursor = after
             events = await self._read(task_id, after=cursor)
             yield _connected()
-            while True:
+            while events is not None:
                 for event in events:
                     cursor = event.cursor
                     yield event
@@ -136,7 +141,7 @@ class RedisSource:
 
     async def _next(
         self, task_id: str, news: asyncio.Queue[TaskEvent | StreamError], cursor: Cursor
-    ) -> list[TaskEvent]:
+    ) -> list[TaskEvent] | None:
         """Return what comes after the cursor: the next news, or the log where news has a hole."""
         try:
             async with asyncio.timeout(self._idle_timeout_s):
@@ -152,10 +157,17 @@ class RedisSource:
             return [event]
         return await self._read(task_id, after=cursor)
 
-    async def _read(self, task_id: str, *, after: Cursor) -> list[TaskEvent]:
+    async def _read(self, task_id: str, *, after: Cursor) -> list[TaskEvent] | None:
+        """Return what the log holds after a cursor; None when nothing will ever follow."""
         events = await self._store.read_log(task_id, after=after)
-        if not events and await self._store.read_task(task_id) is None:
+        if events:
+            return events
+        record = await self._store.read_task(task_id)
+        if record is None:
             raise expired(task_id, cursor=after)
+        was_lost = await self._store.give_up_silent(record, deadline_s=self._deadline_s)
+        if was_lost or record.is_over:  # its end may have come between the two readings
+            return await self._store.read_log(task_id, after=after) or None
         return events
 
     @contextlib.asynccontextmanager
@@ -230,6 +242,8 @@ class HttpSource:
                 headers=headers,
                 timeout=_TIMEOUT,
             ) as source:
+                if source.response.status_code == 204:
+                    return
                 if source.response.status_code == 404:
                     raise expired(task_id, cursor=after)
                 await _check_answer(source.response, "api_key")

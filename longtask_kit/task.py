@@ -126,9 +126,9 @@ class Task:
     @property
     def status(self) -> Status:
         """`pending`, `running`, `retrying`, `completed`, `failed` or `cancelled`."""
-        if not self._feed.is_empty:
-            return self._feed.transcript.status
-        return self._read_record().status
+        if self._feed.is_empty or self._feed.error is not None:
+            return self._read_record().status
+        return self._feed.transcript.status
 
     @property
     def text(self) -> str:
@@ -321,7 +321,7 @@ class Task:
 
     def _catch_up(self) -> None:
         """Wait until what had happened before this call has been taken in."""
-        if not self._feed.is_empty or self._feed.is_closed:
+        if self._feed.error is None and (not self._feed.is_empty or self._feed.is_closed):
             return
         record = self._read_record()
         self._follow()

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, params
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, params
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
@@ -22,7 +22,7 @@ from longtask_kit.keys import is_task_id
 from longtask_kit.services import Services
 from longtask_kit.settings import secret
 from longtask_kit.store import Store, TaskRecord
-from longtask_kit.submit import TaskSpec, cancel_task, retry_task, submit_task
+from longtask_kit.submit import TaskSpec, cancel_task, delete_task, retry_task, submit_task
 from longtask_kit.subscribe import expired, follow
 
 # Also what makes /docs offer to send the key.
@@ -119,12 +119,17 @@ class _TasksApi:
         self, request: Request, task_id: _TaskIdQuery = "", last_event_id: _CursorQuery = ""
     ) -> tuple[str, Cursor]:
         """Return which task to stream and after which cursor, before a stream begins."""
-        record = await find_record(task_id, await self._open_store())
+        store = await self._open_store()
+        record = await find_record(task_id, store)
         cursor = request.headers.get("last-event-id") or last_event_id
         try:
-            return record.task_id, Cursor.parse(cursor) if cursor else START
+            after = Cursor.parse(cursor) if cursor else START
         except ValueError as exc:
             raise BadRequestError(f'"lastEventId": {exc}') from exc
+        if record.is_over and not await store.read_log(record.task_id, after=after):
+            # What an EventSource takes as "don't come back", html.spec.whatwg.org, section 9.2.
+            raise HTTPException(204)
+        return record.task_id, after
 
     async def frames(self, task_id: str, after: Cursor) -> AsyncIterator[ServerSentEvent]:
         """Yield a task's frames, `connected` first; `end` carries the whole text."""
@@ -167,9 +172,9 @@ class _TasksApi:
 
     async def delete(self, task_id: str) -> dict[str, Any]:
         """Forget a task; an attempt under way stops at its next flush."""
-        store = await self._open_store()
-        record = await find_record(task_id, store)
-        await store.delete(record.task_id)
+        opened = await self._services.open()
+        record = await find_record(task_id, opened.store)
+        await delete_task(record.task_id, store=opened.store, queue=opened.queue)
         return {"taskId": record.task_id, "deleted": True}
 
     async def _open_store(self) -> Store:

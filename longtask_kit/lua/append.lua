@@ -5,7 +5,10 @@
 local attempt = redis.call('HGET', KEYS[1], 'attempt')
 if not attempt then return {'gone'} end
 if attempt ~= ARGV[3] then return {'fenced', attempt} end
-for _, entry in ipairs(cjson.decode(ARGV[5])) do add(entry) end
+local is_new = true
+for _, entry in ipairs(cjson.decode(ARGV[5])) do is_new = add(entry) end
+-- Sent again after a lost reply: what has happened to the task since must stand.
+if not is_new then return {'ok'} end
 local lease = tonumber(ARGV[4])
 redis.call('HSET', KEYS[1], 'updated_ms', now,
            'lease_until', lease > 0 and string.format('%.0f', tonumber(now) + lease) or '0',

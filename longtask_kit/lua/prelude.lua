@@ -6,15 +6,17 @@ local now = clock[1] .. string.sub('000000' .. clock[2], -6, -4)
 
 -- Truth before news: a reader that hears the news must find the entry in the log.
 -- An id that is not larger than the last was appended before (a reply was lost): nothing to say.
+-- Returns whether it is new.
 local function add(entry)
   entry[#entry + 1] = 't'
   entry[#entry + 1] = now
   local added = redis.pcall('XADD', KEYS[2], unpack(entry))
   if type(added) == 'table' and added.err then
-    if string.find(added.err, 'equal or smaller', 1, true) then return end
+    if string.find(added.err, 'equal or smaller', 1, true) then return false end
     error(added.err)
   end
   redis.call('PUBLISH', ARGV[1], cjson.encode(entry))
+  return true
 end
 
 local function keep()

@@ -5,13 +5,14 @@ import random
 from collections.abc import AsyncIterator
 
 import pytest
+from pydantic import SecretStr
 from upstash_redis import Redis
 
 import longtask_kit as lt
 from longtask_kit.events import START, Transcript
-from longtask_kit.keys import new_task_id
+from longtask_kit.keys import log_key, new_task_id
 from longtask_kit.publish import AttemptStopped, Publisher
-from longtask_kit.store import Begun, Busy, CancelPending, Done, Gone, Settled, Store
+from longtask_kit.store import Append, Begun, Busy, CancelPending, Done, Gone, Settled, Store
 from tests.proxy import proxy_to
 
 pytestmark = pytest.mark.anyio
@@ -79,7 +80,7 @@ async def test_a_message_that_got_through_after_its_publish_failed_does_not_run(
     await store.create(task_id, SPEC)
     await store.settle(task_id, "failed", reason="no answer of the queue", code="not_queued")
     assert await store.begin(task_id, delivery_id="msg_late") == Done("failed")
-    await store.allow_retry(task_id)
+    assert isinstance(await store.retry(task_id), lt.Cursor)
     assert await begin(store, task_id, "msg_retry") == 2
 
 
@@ -258,3 +259,62 @@ async def test_a_deleted_task_stops_its_attempt(store: Store) -> None:
         publisher.close_attempt(writer)
     assert await store.read_task(task_id) is None
     assert not await store.delete(task_id)
+
+
+async def test_a_delta_larger_than_a_request_is_stored_and_holds_up_nobody(store: Store) -> None:
+    (large_id, large), (small_id, small) = await start_task(store), await start_task(store)
+    answer = "".join(f"{number:08x}" for number in range(1_400_000))  # 11 MB; a request holds 10
+    async with Publisher(store, min_flush_interval_s=0, heartbeat_s=1) as publisher:
+        writers = publisher.open_attempt(large_id, large), publisher.open_attempt(small_id, small)
+        writing = asyncio.create_task(writers[0].write(answer))
+        await writers[1].write("small")
+        await writers[1].end(usage=None, finish_reason="stop")
+        assert not writing.done(), "the small one did not wait for the large one"
+        await writing
+        await writers[0].end(usage=None, finish_reason="stop")
+        for writer in writers:
+            publisher.close_attempt(writer)
+    assert await read_text(store, small_id) == "small"
+    assert await read_text(store, large_id) == answer
+
+
+async def test_a_part_that_redis_refuses_holds_up_nobody(store: Store, redis: Redis) -> None:
+    (bad_id, bad), (good_id, good) = await start_task(store), await start_task(store)
+    redis.delete(log_key(bad_id))
+    redis.set(log_key(bad_id), "not a stream", ex=60)
+    async with Publisher(store, min_flush_interval_s=0, heartbeat_s=1) as publisher:
+        writers = publisher.open_attempt(bad_id, bad), publisher.open_attempt(good_id, good)
+        await writers[0].write("lost")
+        await writers[1].write("kept")
+        await writers[1].end(usage=None, finish_reason="stop")
+        with pytest.raises(lt.LongTaskError, match="WRONGTYPE"):
+            await writers[0].end(usage=None, finish_reason="stop")
+        for writer in writers:
+            publisher.close_attempt(writer)
+    assert await read_text(store, good_id) == "kept"
+    redis.delete(log_key(bad_id))
+
+
+async def test_a_wrong_token_is_told_to_a_pipeline_as_well(settings: lt.Settings) -> None:
+    store = Store.open(settings.model_copy(update={"upstash_redis_rest_token": SecretStr("no")}))
+    with pytest.raises(lt.LongTaskError, match="WRONGPASS"):
+        await store.create(new_task_id(), SPEC)  # the script and the listing, in one pipeline
+    await store.aclose()
+
+
+async def test_a_flush_sent_again_undoes_nothing_that_happened_since(store: Store) -> None:
+    task_id, attempt = await start_task(store)
+    entry = [f"{attempt}-3", "k", "error", "d", "no"]
+    end = Append(
+        task_id=task_id,
+        attempt=attempt,
+        entries=[entry],
+        fields=["status", "failed"],
+        release=True,
+    )
+    assert await store.append([end]) == ["ok"]  # and the reply is lost
+    await store.retry(task_id)
+    assert await store.append([end]) == ["ok"]
+    record = await store.read_task(task_id)
+    assert record is not None
+    assert record.status == "pending"

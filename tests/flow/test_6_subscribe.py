@@ -223,3 +223,23 @@ def test_a_cursor_that_can_not_be_is_a_400(settings: lt.Settings, kit: lt.Kit) -
     query = {"taskId": task.id, "lastEventId": "99999999999999999999999-1"}
     response = httpx.get(f"{settings.base_url}/api/tasks/stream", params=query)
     assert response.status_code == 400
+
+
+async def test_a_reader_that_returns_after_the_end_is_sent_away(
+    settings: lt.Settings, kit: lt.Kit
+) -> None:
+    task = kit.submit("Explain tides", model="demo-fast", max_tokens=10)
+    await task
+    last = task.snapshot().cursor
+    # An EventSource comes back after every end; only 204 tells it not to.
+    async with httpx.AsyncClient(timeout=10) as client:
+        answer = await client.get(
+            f"{settings.base_url}/api/tasks/stream",
+            params={"taskId": task.id},
+            headers={"Last-Event-ID": str(last)},
+        )
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert await collect(settings, task.id, after=last) == []
+    backend = HttpBackend(settings.base_url or "")
+    assert [event async for event in follow(backend.source, task.id, after=last)] == []
+    await backend.aclose()

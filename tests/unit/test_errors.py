@@ -103,6 +103,7 @@ STATUS = {
     "RetryableError": 500,
     "SignatureError": 401,
     "StoreError": 503,
+    "StoreRefusedError": 503,
     "StreamError": 500,
     "StreamExpiredError": 404,
     "StreamSilentError": 500,
