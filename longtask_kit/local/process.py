@@ -160,7 +160,8 @@ def _bind_all(
     ports: dict[str, int] = identity["ports"]
     former = f"http://127.0.0.1:{ports['app']}" if "app" in ports else None
     listeners = {}
-    for name in _SERVICES:
+    # Chosen ports first: another service must not get one of them because it had it last time.
+    for name in sorted(_SERVICES, key=lambda name: not getattr(config, f"{name}_port")):
         wanted = getattr(config, f"{name}_port")
         listeners[name] = _bind(name, wanted) if wanted else _bind_free(ports.get(name, 0))
         ports[name] = listeners[name].getsockname()[1]
@@ -176,6 +177,7 @@ def _bind(name: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(("127.0.0.1", port))
+        listener.listen()  # until then SO_REUSEADDR lets a second socket have the same port
     except OSError as exc:
         listener.close()
         raise LocalStackError(
