@@ -61,18 +61,27 @@ def _find_runtime_folder() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class StackFiles:
-    """The files of one stack in the user's runtime folder, which only the user may enter."""
+    """The files of one stack: most in the user's runtime folder, which only the user may enter.
+
+    Attributes:
+        folder: The runtime folder, absolute.
+        data_dir: The stack's data folder, absolute.
+    """
 
     folder: Path
-    key: str
+    data_dir: Path
 
     @classmethod
     def of(cls, data_dir: Path) -> StackFiles:
         """Return the files of the stack with this data folder."""
         folder = _find_runtime_folder()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        key = hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:12]
-        return cls(folder, key)
+        return cls(folder.resolve(), data_dir.resolve())
+
+    @property
+    def key(self) -> str:
+        """What tells this stack's files from another's in the runtime folder."""
+        return hashlib.sha256(str(self.data_dir).encode()).hexdigest()[:12]
 
     @property
     def state(self) -> Path:
@@ -83,6 +92,16 @@ class StackFiles:
     def lock(self) -> Path:
         """Held while a stack is being started or stopped."""
         return self.folder / f"{self.key}.lock"
+
+    @property
+    def hold(self) -> Path:
+        """Locked by the stack's process for its whole life; with the data, which it protects."""
+        return self.data_dir / "stack.lock"
+
+    @property
+    def holder(self) -> Path:
+        """The id of the process that has, or had, the data folder."""
+        return self.data_dir / "stack.pid"
 
     @property
     def socket(self) -> Path:

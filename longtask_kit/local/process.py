@@ -17,13 +17,15 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
+from filelock import FileLock
+from filelock import Timeout as LockTimeout
 
 from longtask_kit.errors import LocalStackError
 from longtask_kit.local.config import StackConfig, StackFiles, write_private
+from longtask_kit.local.hold import hold_folder
 from longtask_kit.local.valkey import ValkeyProcess
 from longtask_kit.settings import is_loopback
 
@@ -49,6 +51,11 @@ class Activity:
         self.open_requests = 0
         self.last_request = time.monotonic()
 
+    @property
+    def idle_s(self) -> float:
+        """For how long nobody has asked anything, in seconds; 0 while a request is open."""
+        return 0.0 if self.open_requests else time.monotonic() - self.last_request
+
     def guard(self, app: ASGIApp) -> ASGIApp:
         """Wrap an app: count its requests, and refuse a Host that is not this machine.
 
@@ -73,23 +80,28 @@ class Activity:
 
 
 async def run_stack(
-    config: StackConfig, *, announce: Callable[[dict[str, str]], None], stop: asyncio.Event
+    config: StackConfig,
+    files: StackFiles,
+    *,
+    announce: Callable[[dict[str, str]], None],
+    stop: asyncio.Event,
 ) -> None:
     """Run a stack until `stop` is set or it has been idle for long enough.
 
     Args:
         config: What to run.
+        files: Where its state goes, as whoever waits for it expects.
         announce: Called with the environment that makes a client use the stack, once it is ready.
         stop: Set it to end the stack.
 
     Raises:
-        LocalStackError: A port is in use, Valkey is missing or did not start; says the cure.
+        LocalStackError: A port is in use, another process has the data folder, Valkey is missing
+            or did not start; says the cure.
     """
-    files = StackFiles.of(config.data_dir)
     config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     identity = _load_identity(config.data_dir)
     async with contextlib.AsyncExitStack() as stack:
-        stack.callback(_forget, files.state)  # last of all: `longtask down` waits for it
+        stack.enter_context(hold_folder(files))  # left last: nobody may start before we ended
         redis_url = config.redis_url or await _start_valkey(config, files, stack)
         listeners, rewrites = _bind_all(config, identity)
         environment = _make_environment(identity)
@@ -101,12 +113,13 @@ async def run_stack(
             if name == "redis":  # the server would wait for its subscriptions otherwise
                 stack.callback(apps["redis"].end_streams)
         write_private(config.data_dir / "identity.json", json.dumps(identity))
+        stack.callback(_forget, files.state)  # first of all: nobody may join a stack that ends
         state = {"pid": os.getpid(), "environment": environment}
         write_private(files.state, json.dumps(state))
         announce(environment)
         warming = asyncio.create_task(asyncio.to_thread(_warm_up))
         stack.callback(warming.cancel)
-        await _wait_for_end(config, activity, queue, stop)
+        await _wait_for_end(config, files, activity, queue, stop)
 
 
 def _warm_up() -> None:
@@ -273,22 +286,40 @@ async def _serving(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]
 
 async def _wait_for_end(
     config: StackConfig,
+    files: StackFiles,
     activity: Activity,
     queue_app: Any,  # noqa: ANN401 - a Starlette app with state.queue
     stop: asyncio.Event,
 ) -> None:
     """Return when somebody stops the stack, or when nobody needs it any more."""
-    check_s = min(_IDLE_CHECK_S, (config.idle_exit_s or _IDLE_CHECK_S) / 4)
+    limit_s = config.idle_exit_s
+    check_s = min(_IDLE_CHECK_S, (limit_s or _IDLE_CHECK_S) / 4)
     while not stop.is_set():
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(check_s):
                 await stop.wait()
-        idle_s = time.monotonic() - activity.last_request
-        if config.idle_exit_s is None or activity.open_requests or idle_s < config.idle_exit_s:
+        if limit_s is None or activity.idle_s < limit_s:
             continue
-        if await queue_app.state.queue.count_pending() == 0:
-            logger.info("idle for %.0f s: the stack ends; its data stay", idle_s)
+        pending = await queue_app.state.queue.count_pending()
+        if pending == 0 and _forget_if_idle(files, activity, limit_s):
+            logger.info("idle for %.0f s: the stack ends; its data stay", activity.idle_s)
             return
+
+
+def _forget_if_idle(files: StackFiles, activity: Activity, limit_s: float) -> bool:
+    """Remove the state unless somebody is joining; False then: the stack is needed.
+
+    A joiner has the start lock while it asks whether we answer: it either asked before, and we
+    are not idle, or finds no state after, and starts a new stack.
+    """
+    try:
+        with FileLock(files.lock).acquire(timeout=0):
+            if activity.idle_s < limit_s:
+                return False
+            _forget(files.state)
+            return True
+    except LockTimeout:
+        return False
 
 
 # -- the Host check -----------------------------------------------------------------------------
@@ -312,12 +343,17 @@ async def _refuse_host(send: Send) -> None:
 
 
 def serve_for_ever(
-    config: StackConfig, *, announce: Callable[[dict[str, str]], None], owned: bool = False
+    config: StackConfig,
+    files: StackFiles,
+    *,
+    announce: Callable[[dict[str, str]], None],
+    owned: bool = False,
 ) -> None:
     """Run a stack in this process until SIGTERM, Ctrl-C, or idleness.
 
     Args:
         config: What to run.
+        files: As in `run_stack`.
         announce: As in `run_stack`.
         owned: End as well when standard input closes: whoever started us is gone.
 
@@ -340,7 +376,7 @@ def serve_for_ever(
         loop.add_signal_handler(signal.SIGINT, interrupt)
         if owned:
             loop.add_reader(sys.stdin.fileno(), stop.set)
-        await run_stack(config, announce=announce, stop=stop)
+        await run_stack(config, files, announce=announce, stop=stop)
 
     try:
         import uvloop
@@ -352,9 +388,11 @@ def serve_for_ever(
         raise KeyboardInterrupt
 
 
-def parse_arguments(text: str) -> StackConfig:
-    """Read the configuration that `LocalStack` hands over as JSON."""
+def parse_arguments(text: str) -> tuple[StackConfig, StackFiles]:
+    """Read what `LocalStack` hands over as JSON: the options, and where it waits for the state."""
     from pathlib import Path
 
     values = json.loads(text)
-    return replace(StackConfig(data_dir=Path(values.pop("data_dir"))), **values)
+    data_dir = Path(values.pop("data_dir"))
+    files = StackFiles(Path(values.pop("folder")), data_dir)
+    return StackConfig(data_dir=data_dir, **values), files
