@@ -96,13 +96,14 @@ async def run_stack(
 
     Raises:
         LocalStackError: A port is in use, another process has the data folder, Valkey is missing
-            or did not start; says the cure.
+            did not start or died; says the cure.
     """
     config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    identity = _load_identity(config.data_dir)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(hold_folder(files))  # left last: nobody may start before we ended
-        redis_url = config.redis_url or await _start_valkey(config, files, stack)
+        identity = _load_identity(config.data_dir)
+        redis_url, watching = await _start_redis(config, files, stack)
+        watching.add_done_callback(lambda _: stop.set())
         listeners, rewrites = _bind_all(config, identity)
         environment = _make_environment(identity)
         activity = Activity()
@@ -120,6 +121,8 @@ async def run_stack(
         warming = asyncio.create_task(asyncio.to_thread(_warm_up))
         stack.callback(warming.cancel)
         await _wait_for_end(config, files, activity, queue, stop)
+        if watching.done():
+            watching.result()
 
 
 def _warm_up() -> None:
@@ -136,14 +139,28 @@ def _forget(state: Path) -> None:
             state.unlink()
 
 
-async def _start_valkey(
+async def _start_redis(
     config: StackConfig, files: StackFiles, stack: contextlib.AsyncExitStack
-) -> str:
+) -> tuple[str, asyncio.Future[None]]:
+    """Return where the data are, and what fails when the server that has them dies."""
+    if config.redis_url is not None:
+        return config.redis_url, asyncio.get_running_loop().create_future()
     valkey = ValkeyProcess(data_dir=config.data_dir / "valkey", socket_path=files.socket)
     (config.data_dir / "valkey").mkdir(exist_ok=True, mode=0o700)
     stack.push_async_callback(valkey.stop)
     await valkey.start()
-    return valkey.url
+    watching = asyncio.create_task(_watch(valkey))
+    stack.callback(watching.cancel)
+    return valkey.url, watching
+
+
+async def _watch(valkey: ValkeyProcess) -> None:
+    """Fail when Valkey ends: a stack without it serves nobody, and clients start a new one."""
+    code = await valkey.wait()
+    raise LocalStackError(
+        f"The stack's Valkey ended with code {code}, and the stack with it; the data stay, and "
+        "the next command that needs the stack starts it again."
+    )
 
 
 # -- identity: ports, tokens, keys --------------------------------------------------------------

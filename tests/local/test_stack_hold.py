@@ -79,3 +79,19 @@ def test_a_killed_stack_frees_its_folder(home: Path, tmp_path: Path) -> None:
     os.kill(stack.pid, signal.SIGKILL)
     wait_until(lambda: find_holder(files) is None)
     stack.stop()
+
+
+def test_a_stack_ends_with_its_valkey_and_the_next_call_starts_a_new_one(home: Path) -> None:
+    first = lt.LocalStack.join_or_start()
+    with lt.connect(quiet=True) as kit:
+        task = kit.submit("Explain tides", model="demo-fast")
+        text = task.result(30)
+        os.kill(find_valkey(first.pid), signal.SIGKILL)
+        wait_until(lambda: not is_alive(first.pid))
+        log = first.log_path.read_text()
+        assert "LocalStackError: The stack's Valkey ended with code -9" in log
+        assert "Traceback" not in log, log
+        assert kit.submit("Explain tides", model="demo-fast").result(30) == text
+    second = lt.LocalStack.find()
+    assert second is not None
+    assert second.pid != first.pid
