@@ -379,6 +379,7 @@ def serve_for_ever(
         KeyboardInterrupt: After a clean end by Ctrl-C.
     """
     was_interrupted = False
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
 
     async def main() -> None:
         stop = asyncio.Event()
@@ -403,6 +404,16 @@ def serve_for_ever(
         uvloop.run(main())
     if was_interrupted:
         raise KeyboardInterrupt
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Tell whether uvicorn says more than that an ending stack cuts off what is still open.
+
+    It shows a traceback for each attempt under way; the queue delivers those again.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    is_cut_off = isinstance(error, asyncio.CancelledError)
+    return not is_cut_off and "timeout graceful shutdown exceeded" not in str(record.msg)
 
 
 def parse_arguments(text: str) -> tuple[StackConfig, StackFiles]:
