@@ -379,6 +379,10 @@ def serve_for_ever(
         KeyboardInterrupt: After a clean end by Ctrl-C.
     """
     was_interrupted = False
+    # The services call each other, on loopback; the queue's deliveries use no proxy anyway. Of
+    # the two spellings clients prefer the small one. With "*" they don't read the others at all,
+    # of which socks:// is an ImportError without an extra package.
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"
     logging.getLogger("uvicorn.error").addFilter(_is_news)
 
     async def main() -> None:

@@ -36,3 +36,17 @@ def test_two_served_apps_never_share_a_port() -> None:
         port = first.getsockname()[1]
         with pytest.raises(lt.ConfigError, match=f"127.0.0.1:{port}.*--port"):
             bind("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9"])
+def test_a_proxy_of_the_starting_shell_does_not_come_between_the_services(
+    home: Path, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    with monkeypatch.context() as shell:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "HTTPS_PROXY"):
+            shell.setenv(name, proxy)
+        shell.setenv("no_proxy", "intranet.example")
+        stack = lt.LocalStack()
+    with stack, lt.connect(settings=stack.settings, quiet=True) as kit:
+        assert kit.submit("Explain tides", model="demo-fast").result(30)
+        assert "Traceback" not in stack.log_path.read_text()
