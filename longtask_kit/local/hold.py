@@ -42,7 +42,7 @@ def hold_folder(files: StackFiles) -> Iterator[None]:
 
 def find_holder(files: StackFiles) -> int | None:
     """Return the process that has the data folder, or None when it is free."""
-    if not files.hold.exists():
+    if not os.path.exists(files.hold):  # False as well where no file can be
         return None
     try:
         with FileLock(files.hold).acquire(timeout=0):

@@ -24,7 +24,7 @@ from filelock import FileLock
 from filelock import Timeout as LockTimeout
 
 from longtask_kit.errors import LocalStackError
-from longtask_kit.local.config import StackConfig, StackFiles, write_private
+from longtask_kit.local.config import StackConfig, StackFiles, make_private_folder, write_private
 from longtask_kit.local.hold import hold_folder
 from longtask_kit.local.valkey import ValkeyProcess
 from longtask_kit.settings import is_loopback
@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 _SERVICES = ("redis", "qstash", "app", "model")
 _IDLE_CHECK_S = 5.0
+_ANSWER_S = 5.0
 
 
 class Activity:
@@ -98,7 +99,7 @@ async def run_stack(
         LocalStackError: A port is in use, another process has the data folder, Valkey is missing
             did not start or died; says the cure.
     """
-    config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private_folder(config.data_dir, "choose another with --data")
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(hold_folder(files))  # left last: nobody may start before we ended
         identity = _load_identity(config.data_dir)
@@ -144,6 +145,7 @@ async def _start_redis(
 ) -> tuple[str, asyncio.Future[None]]:
     """Return where the data are, and what fails when the server that has them dies."""
     if config.redis_url is not None:
+        await _check_redis(config.redis_url)
         return config.redis_url, asyncio.get_running_loop().create_future()
     valkey = ValkeyProcess(data_dir=config.data_dir / "valkey", socket_path=files.socket)
     (config.data_dir / "valkey").mkdir(exist_ok=True, mode=0o700)
@@ -152,6 +154,21 @@ async def _start_redis(
     watching = asyncio.create_task(_watch(valkey))
     stack.callback(watching.cancel)
     return valkey.url, watching
+
+
+async def _check_redis(url: str) -> None:
+    """Ask a server that is not ours whether it is there."""
+    from redis.asyncio import Redis
+    from redis.exceptions import RedisError
+
+    try:
+        async with Redis.from_url(url, socket_connect_timeout=_ANSWER_S) as redis:
+            await redis.ping()
+    except (RedisError, OSError, ValueError) as exc:
+        raise LocalStackError(
+            f"No Redis or Valkey answers at redis_url (--redis-url): {str(exc).rstrip('.')}. Start "
+            "it, correct the URL, or leave the option out to use the embedded one."
+        ) from exc
 
 
 async def _watch(valkey: ValkeyProcess) -> None:

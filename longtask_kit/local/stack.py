@@ -22,7 +22,13 @@ from filelock import Timeout as LockTimeout
 
 from longtask_kit.errors import LocalStackError
 from longtask_kit.local import DEMO_LABEL
-from longtask_kit.local.config import StackConfig, StackFiles, default_data_dir
+from longtask_kit.local.config import (
+    StackConfig,
+    StackFiles,
+    default_data_dir,
+    make_config,
+    make_runtime_folder,
+)
 from longtask_kit.local.hold import explain_hold, find_holder
 from longtask_kit.settings import Settings
 
@@ -60,14 +66,15 @@ class LocalStack:
     DESCRIPTION = f"local stack (Valkey, Redis REST, queue, webhook app, demo model). {DEMO_LABEL}"
 
     def __init__(self, data: Path | str | None = None, **options: Any) -> None:  # noqa: ANN401
+        self._process: subprocess.Popen[bytes] | None = None
+        folder = make_runtime_folder()
         self._scratch = tempfile.mkdtemp(prefix="longtask-") if data is None else None
         data_dir = Path(data if data is not None else self._scratch or "")
-        self._files = StackFiles.of(data_dir)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._files = StackFiles(folder, data_dir.resolve())
         try:
+            config = make_config(data_dir, options)
             with _locked(self._files):
                 _refuse_second(self._files)
-                config = StackConfig(data_dir=data_dir, **options)
                 flags = ["--owned", *(["--scratch"] if self._scratch else [])]
                 self._process = _spawn(config, self._files, flags)
                 state = _wait_until_ready(self._process, self._files)
@@ -89,7 +96,7 @@ class LocalStack:
         Raises:
             LocalStackError: It could not start; the message says the cure.
         """
-        config = StackConfig(data_dir=Path(data) if data else default_data_dir(), **options)
+        config = make_config(Path(data) if data else default_data_dir(), options)
         files = StackFiles.of(config.data_dir)
         with _locked(files):
             state = _find_running(files)
