@@ -52,7 +52,7 @@ class StackConfig:
 
     def __post_init__(self) -> None:
         for name in _PORTS:
-            self._expect(name, _is_port, "a port from 1 to 65535, or 0 for any free one")
+            self._expect(name, is_port, "a port from 1 to 65535, or 0 for any free one")
         self._expect("time_scale", _is_positive, "a number above 0, e.g. 1.0")
         self._expect("tokens_per_s", _is_positive, "a number above 0, e.g. 60.0")
         if self.idle_exit_s is not None:
@@ -101,7 +101,8 @@ def _spell(name: str) -> str:
     return name if name == "idle_exit_s" else f"{name} (--{name.replace('_', '-')})"
 
 
-def _is_port(value: object) -> bool:
+def is_port(value: object) -> bool:
+    """Tell whether a value is a port to listen on, 0 for any."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 65_535
 
 
@@ -235,4 +236,6 @@ def write_private(path: Path, text: str) -> None:
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
+        file.flush()
+        os.fsync(descriptor)  # else a crash of the machine may leave the new name on an empty file
     draft.replace(path)

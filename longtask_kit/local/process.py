@@ -1,8 +1,7 @@
 """The stack's process: Valkey, its REST protocol, the queue, the demo model, the webhook app.
 
 All services share one event loop; each listens on its own loopback port. Ports, tokens and keys
-are kept in the data folder, so that messages which waited in the queue still find the app after
-a restart.
+are kept in the data folder.
 """
 
 from __future__ import annotations
@@ -12,9 +11,7 @@ import contextlib
 import json
 import logging
 import os
-import secrets
 import signal
-import socket
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -26,10 +23,12 @@ from filelock import Timeout as LockTimeout
 from longtask_kit.errors import LocalStackError
 from longtask_kit.local.config import StackConfig, StackFiles, make_private_folder, write_private
 from longtask_kit.local.hold import hold_folder
+from longtask_kit.local.identity import bind_all, load_identity, make_environment, save_identity
 from longtask_kit.local.valkey import ValkeyProcess
 from longtask_kit.settings import is_loopback
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
     from pathlib import Path
 
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_SERVICES = ("redis", "qstash", "app", "model")
 _IDLE_CHECK_S = 5.0
 _ANSWER_S = 5.0
 
@@ -102,11 +100,11 @@ async def run_stack(
     make_private_folder(config.data_dir, "choose another with --data")
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(hold_folder(files))  # left last: nobody may start before we ended
-        identity = _load_identity(config.data_dir)
+        identity = load_identity(config.data_dir)
         redis_url, watching = await _start_redis(config, files, stack)
         watching.add_done_callback(lambda _: stop.set())
-        listeners, rewrites = _bind_all(config, identity)
-        environment = _make_environment(identity)
+        listeners, rewrites = bind_all(config, identity)
+        environment = make_environment(identity)
         activity = Activity()
         apps = _make_apps(config, environment, redis_url, rewrites)
         queue = apps["qstash"]
@@ -114,7 +112,7 @@ async def run_stack(
             await stack.enter_async_context(_serving(activity.guard(apps[name]), listeners[name]))
             if name == "redis":  # the server would wait for its subscriptions otherwise
                 stack.callback(apps["redis"].end_streams)
-        write_private(config.data_dir / "identity.json", json.dumps(identity))
+        save_identity(config.data_dir, identity)
         stack.callback(_forget, files.state)  # first of all: nobody may join a stack that ends
         state = {"pid": os.getpid(), "environment": environment}
         write_private(files.state, json.dumps(state))
@@ -178,86 +176,6 @@ async def _watch(valkey: ValkeyProcess) -> None:
         f"The stack's Valkey ended with code {code}, and the stack with it; the data stay, and "
         "the next command that needs the stack starts it again."
     )
-
-
-# -- identity: ports, tokens, keys --------------------------------------------------------------
-
-
-def _load_identity(data_dir: Path) -> dict[str, Any]:
-    """Return what a stack keeps over restarts; fresh secrets for a new one."""
-    try:
-        identity: dict[str, Any] = json.loads((data_dir / "identity.json").read_text())
-    except (OSError, ValueError):
-        identity = {
-            "ports": {},
-            "former_apps": [],
-            "qstash_token": secrets.token_urlsafe(32),
-            "current_signing_key": f"sig_{secrets.token_urlsafe(32)}",
-            "next_signing_key": f"sig_{secrets.token_urlsafe(32)}",
-            "redis_token": secrets.token_urlsafe(32),
-            "model_key": f"sk-demo-{secrets.token_urlsafe(24)}",
-        }
-    return identity
-
-
-def _bind_all(
-    config: StackConfig, identity: dict[str, Any]
-) -> tuple[dict[str, socket.socket], dict[str, str]]:
-    """Bind every service; returns the sockets, and old origins of the app with the new one."""
-    ports: dict[str, int] = identity["ports"]
-    former = f"http://127.0.0.1:{ports['app']}" if "app" in ports else None
-    listeners = {}
-    # Chosen ports first: another service must not get one of them because it had it last time.
-    for name in sorted(_SERVICES, key=lambda name: not getattr(config, f"{name}_port")):
-        wanted = getattr(config, f"{name}_port")
-        listeners[name] = _bind(name, wanted) if wanted else _bind_free(ports.get(name, 0))
-        ports[name] = listeners[name].getsockname()[1]
-    origin = f"http://127.0.0.1:{ports['app']}"
-    if former and former not in identity["former_apps"]:
-        identity["former_apps"].append(former)
-    return listeners, {old: origin for old in identity["former_apps"] if old != origin}
-
-
-def _bind(name: str, port: int) -> socket.socket:
-    # IPPROTO_TCP: see serve.bind; asyncio sets TCP_NODELAY only then.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(("127.0.0.1", port))
-        listener.listen()  # until then SO_REUSEADDR lets a second socket have the same port
-    except OSError as exc:
-        listener.close()
-        raise LocalStackError(
-            f"Port {port} for {name} can't be used: {exc.strerror}. Stop what listens there "
-            f"(`longtask down`, if it is a stack), or choose another with --{name}-port."
-        ) from exc
-    return listener
-
-
-def _bind_free(preferred: int) -> socket.socket:
-    """Bind the port of last time if it is free, else any."""
-    try:
-        return _bind("", preferred)
-    except LocalStackError:
-        return _bind("", 0)
-
-
-def _make_environment(identity: dict[str, Any]) -> dict[str, str]:
-    """Return the environment that points every SDK, and the kit, at this stack."""
-    urls = {name: f"http://127.0.0.1:{port}" for name, port in identity["ports"].items()}
-    return {
-        "QSTASH_URL": urls["qstash"],
-        "QSTASH_TOKEN": identity["qstash_token"],
-        "QSTASH_CURRENT_SIGNING_KEY": identity["current_signing_key"],
-        "QSTASH_NEXT_SIGNING_KEY": identity["next_signing_key"],
-        "UPSTASH_REDIS_REST_URL": urls["redis"],
-        "UPSTASH_REDIS_REST_TOKEN": identity["redis_token"],
-        "OPENAI_API_KEY": identity["model_key"],
-        "OPENAI_BASE_URL": f"{urls['model']}/v1",
-        "LONGTASK_BASE_URL": urls["app"],
-        "NEXT_PUBLIC_BASE_URL": urls["app"],
-        "LONGTASK_MODEL": "demo",
-    }
 
 
 # -- services -----------------------------------------------------------------------------------
