@@ -28,10 +28,10 @@ def hold_folder(files: StackFiles) -> Iterator[None]:
     """Have the data folder while the context is open; the kernel frees it when the process dies.
 
     Raises:
-        LocalStackError: Another process has it; the message names it.
+        LocalStackError: Another process has it, and the message names it; or it is not ours.
     """
     try:
-        lock = FileLock(files.hold).acquire(timeout=_PROBE_S)
+        lock = _lock(files, timeout_s=_PROBE_S)
     except Timeout as exc:
         raise LocalStackError(explain_hold(files, _read_pid(files))) from exc
     with lock:
@@ -41,11 +41,15 @@ def hold_folder(files: StackFiles) -> Iterator[None]:
 
 
 def find_holder(files: StackFiles) -> int | None:
-    """Return the process that has the data folder, or None when it is free."""
+    """Return the process that has the data folder, or None when it is free.
+
+    Raises:
+        LocalStackError: The folder is not ours.
+    """
     if not os.path.exists(files.hold):  # False as well where no file can be
         return None
     try:
-        with FileLock(files.hold).acquire(timeout=0):
+        with _lock(files, timeout_s=0):
             return None
     except Timeout:
         return _read_pid(files)
@@ -58,6 +62,18 @@ def explain_hold(files: StackFiles, pid: int) -> str:
         f"is stopped, let it go on with `kill -CONT {pid}`; if it hangs, end it with "
         f"`kill -9 {pid}`; or choose another folder with --data."
     )
+
+
+def _lock(files: StackFiles, *, timeout_s: float) -> contextlib.AbstractContextManager[object]:
+    try:
+        return FileLock(files.hold, mode=0o600).acquire(timeout=timeout_s)
+    except Timeout:  # an OSError too
+        raise
+    except OSError as exc:
+        raise LocalStackError(
+            f"The local stack needs to lock {files.hold}, which fails ({exc.strerror}): make the "
+            "data folder and what is in it yours, or choose another with --data."
+        ) from exc
 
 
 def _read_pid(files: StackFiles) -> int:

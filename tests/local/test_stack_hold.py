@@ -95,3 +95,12 @@ def test_a_stack_ends_with_its_valkey_and_the_next_call_starts_a_new_one(home: P
     second = lt.LocalStack.find()
     assert second is not None
     assert second.pid != first.pid
+
+
+def test_a_data_folder_of_somebody_else_is_an_error_with_the_cure(
+    home: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "stack.lock").mkdir()  # as little to be opened for writing as root's file
+    for attempt in (lt.LocalStack, lt.LocalStack.find):
+        with pytest.raises(lt.LocalStackError, match=f"lock {tmp_path}/stack.lock.*--data"):
+            attempt(tmp_path)
