@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 APP_NAME = "longtask_kit"
+OPTIONS_VARIABLE = "LONGTASK_STACK_OPTIONS"  # how `LocalStack` tells them to its process
 _PORTS = ("redis_port", "qstash_port", "app_port", "model_port")
 
 

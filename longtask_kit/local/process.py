@@ -355,7 +355,7 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not is_cut_off and "timeout graceful shutdown exceeded" not in str(record.msg)
 
 
-def parse_arguments(text: str) -> tuple[StackConfig, StackFiles]:
+def parse_options(text: str) -> tuple[StackConfig, StackFiles]:
     """Read what `LocalStack` hands over as JSON: the options, and where it waits for the state."""
     from pathlib import Path
 

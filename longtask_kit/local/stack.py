@@ -23,6 +23,7 @@ from filelock import Timeout as LockTimeout
 from longtask_kit.errors import LocalStackError
 from longtask_kit.local import DEMO_LABEL
 from longtask_kit.local.config import (
+    OPTIONS_VARIABLE,
     StackConfig,
     StackFiles,
     default_data_dir,
@@ -243,9 +244,10 @@ def _spawn(
                 "-P",
                 "-m",
                 "longtask_kit.local",
-                json.dumps(values),
                 *flags,
             ],
+            # Not an argument, which every user of the machine can read: a Redis URL has a password.
+            env=os.environ | {OPTIONS_VARIABLE: json.dumps(values)},
             stdin=subprocess.PIPE if "--owned" in flags else subprocess.DEVNULL,
             stdout=log,
             stderr=log,

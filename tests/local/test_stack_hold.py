@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
 import pytest
 
 import longtask_kit as lt
@@ -41,13 +42,12 @@ def test_a_joiner_waits_for_an_ending_stack_and_starts_a_new_one(home: Path) -> 
 
 
 def test_an_idle_stack_stays_up_while_somebody_joins(home: Path) -> None:
-    import filelock
-
-    stack = lt.LocalStack.join_or_start(idle_exit_s=0.2)
+    stack = lt.LocalStack.join_or_start(idle_exit_s=1.0)
+    lt.LocalStack.find()  # which asks it something: a whole second from here
+    log = stack.log_path
     with filelock.FileLock(stack._files.lock):  # a joiner that thinks long
-        log = stack.log_path
         with pytest.raises(AssertionError):
-            wait_until(lambda: "the stack ends" in log.read_text(), timeout_s=1.0)
+            wait_until(lambda: "the stack ends" in log.read_text(), timeout_s=2.0)
         assert stack._files.state.exists()
     wait_until(lambda: "the stack ends" in log.read_text())
 

@@ -149,12 +149,14 @@ def test_a_stack_that_dies_at_the_start_says_why(home: Path, tmp_path: Path) -> 
 def test_another_redis_can_be_used_instead(home: Path, tmp_path: Path) -> None:
     with lt.LocalStack(tmp_path / "one"):
         socket_path = StackFiles.of(tmp_path / "one").socket
-        url = f"unix://{socket_path}"
+        url = f"unix://{socket_path}?client_name=secret"
         with (
             lt.LocalStack(tmp_path / "two", redis_url=url) as other,
             lt.connect(settings=other.settings, quiet=True) as kit,
         ):
             assert kit.submit("Explain tides", model="demo-fast").result(30)
+            command_line = Path(f"/proc/{other.pid}/cmdline").read_text()
+            assert "secret" not in command_line, "the URL may hold a password"
 
 
 def test_secrets_are_for_the_user_only(stack: lt.LocalStack) -> None:
