@@ -100,6 +100,7 @@ def bind(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen()  # until then SO_REUSEADDR lets a second socket have the same port
     except OSError as exc:
         listener.close()
         raise ConfigError(

@@ -1,27 +1,28 @@
 """`python -m longtask_kit.local`: the stack's process, started by `LocalStack`."""
 
 import logging
+import os
 import shutil
 import sys
 
 from longtask_kit.errors import LocalStackError
-from longtask_kit.local.config import StackFiles
-from longtask_kit.local.process import parse_arguments, serve_for_ever
+from longtask_kit.local.config import OPTIONS_VARIABLE
+from longtask_kit.local.process import parse_options, serve_for_ever
 
 
 def main() -> int:
     """Run a stack; a failure to start is one line on standard error."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level="INFO")
     logging.getLogger("httpx").setLevel("WARNING")
-    config = parse_arguments(sys.argv[1])
+    config, files = parse_options(os.environ.pop(OPTIONS_VARIABLE))
     try:
-        serve_for_ever(config, announce=lambda _: None, owned="--owned" in sys.argv)
+        serve_for_ever(config, files, announce=lambda _: None, owned="--owned" in sys.argv)
     except LocalStackError as exc:
         sys.stderr.write(f"LocalStackError: {exc}\n")
         return 1
     if "--scratch" in sys.argv:  # here, since a killed owner can't do it
         shutil.rmtree(config.data_dir, ignore_errors=True)
-        StackFiles.of(config.data_dir).remove()
+        files.remove()
     return 0
 
 

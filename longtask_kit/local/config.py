@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import platformdirs
 
+from longtask_kit.errors import LocalStackError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
 APP_NAME = "longtask_kit"
+OPTIONS_VARIABLE = "LONGTASK_STACK_OPTIONS"  # how `LocalStack` tells them to its process
+_PORTS = ("redis_port", "qstash_port", "app_port", "model_port")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +35,9 @@ class StackConfig:
         idle_exit_s: The stack ends after so long without a request or a task under way; None never.
         allow_remote: Let the queue deliver beyond this machine.
         redis_url: A Redis or Valkey to use instead of the embedded one.
+
+    Raises:
+        LocalStackError: A value that can't be meant; names the option and what it may be.
     """
 
     data_dir: Path
@@ -37,6 +50,75 @@ class StackConfig:
     idle_exit_s: float | None = 900.0
     allow_remote: bool = False
     redis_url: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in _PORTS:
+            self._expect(name, is_port, "a port from 1 to 65535, or 0 for any free one")
+        self._expect("time_scale", _is_positive, "a number above 0, e.g. 1.0")
+        self._expect("tokens_per_s", _is_positive, "a number above 0, e.g. 60.0")
+        if self.idle_exit_s is not None:
+            self._expect("idle_exit_s", _is_positive, "seconds above 0, or None for never")
+        if self.redis_url is not None and not _is_redis_url(self.redis_url):
+            raise LocalStackError(  # without what was found, which may hold a password
+                "redis_url (--redis-url) must be a URL such as redis://localhost:6379/0, "
+                "rediss://… or unix:///path/to/socket, and is none of these."
+            )
+        self._refuse_shared_ports()
+
+    def _expect(self, name: str, is_right: Callable[[object], bool], expected: str) -> None:
+        value = getattr(self, name)
+        if not is_right(value):
+            raise LocalStackError(f"{_spell(name)} must be {expected}; found {value!r}.")
+
+    def _refuse_shared_ports(self) -> None:
+        users: dict[int, str] = {}
+        for name in _PORTS:
+            port = getattr(self, name)
+            if port and port in users:
+                raise LocalStackError(
+                    f"{_spell(users[port])} and {_spell(name)} are both {port}: each service "
+                    "needs a port of its own; 0 takes any free one."
+                )
+            users[port] = name
+
+
+def make_config(data_dir: Path, options: Mapping[str, Any]) -> StackConfig:
+    """Return the configuration from what `LocalStack` was called with.
+
+    Raises:
+        LocalStackError: An option has another name, or a value that can't be meant.
+    """
+    known = [field.name for field in fields(StackConfig) if field.name != "data_dir"]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise LocalStackError(
+            f"The local stack has no option {', '.join(unknown)}; it has {', '.join(known)}."
+        )
+    return StackConfig(data_dir=data_dir, **options)
+
+
+def _spell(name: str) -> str:
+    """Return an option as Python and as the command line call it."""
+    return name if name == "idle_exit_s" else f"{name} (--{name.replace('_', '-')})"
+
+
+def is_port(value: object) -> bool:
+    """Tell whether a value is a port to listen on, 0 for any."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 65_535
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value > 0
+
+
+def _is_redis_url(value: object) -> bool:
+    try:
+        url = urlsplit(str(value))
+        port = url.port
+    except ValueError:  # the port is no number, or the host no address
+        return False
+    is_whole = bool(url.path if url.scheme == "unix" else url.hostname)
+    return is_whole and port != 0 and url.scheme in ("redis", "rediss", "unix")
 
 
 def default_data_dir() -> Path:
@@ -59,20 +141,59 @@ def _find_runtime_folder() -> Path:
     return platformdirs.user_runtime_path(APP_NAME)
 
 
+def make_runtime_folder() -> Path:
+    """Return the runtime folder, made if it is missing.
+
+    Raises:
+        LocalStackError: It can't be made or written to.
+    """
+    return make_private_folder(_find_runtime_folder(), "choose another with LONGTASK_HOME")
+
+
+def make_private_folder(path: Path, cure: str) -> Path:
+    """Make a folder that only the user may enter, unless it exists; return its whole path.
+
+    Raises:
+        LocalStackError: It can't be made or written to; the message ends with `cure`.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        reason = None if os.access(path, os.W_OK | os.X_OK) else "Permission denied"
+    except OSError as exc:
+        reason = exc.strerror
+    if reason:
+        raise LocalStackError(
+            f"The local stack needs {path} as a folder it can write to, which fails ({reason}): "
+            f"make it one, or {cure}."
+        )
+    return path.resolve()
+
+
 @dataclass(frozen=True, slots=True)
 class StackFiles:
-    """The files of one stack in the user's runtime folder, which only the user may enter."""
+    """The files of one stack: most in the user's runtime folder, which only the user may enter.
+
+    Attributes:
+        folder: The runtime folder, absolute.
+        data_dir: The stack's data folder, absolute.
+    """
 
     folder: Path
-    key: str
+    data_dir: Path
 
     @classmethod
     def of(cls, data_dir: Path) -> StackFiles:
-        """Return the files of the stack with this data folder."""
-        folder = _find_runtime_folder()
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        key = hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:12]
-        return cls(folder, key)
+        """Return the files of the stack with this data folder.
+
+        Raises:
+            LocalStackError: There can be no runtime folder.
+        """
+        return cls(make_runtime_folder(), data_dir.resolve())
+
+    @property
+    def key(self) -> str:
+        """What tells this stack's files from another's in the runtime folder."""
+        return hashlib.sha256(str(self.data_dir).encode()).hexdigest()[:12]
 
     @property
     def state(self) -> Path:
@@ -83,6 +204,16 @@ class StackFiles:
     def lock(self) -> Path:
         """Held while a stack is being started or stopped."""
         return self.folder / f"{self.key}.lock"
+
+    @property
+    def hold(self) -> Path:
+        """Locked by the stack's process for its whole life; with the data, which it protects."""
+        return self.data_dir / "stack.lock"
+
+    @property
+    def holder(self) -> Path:
+        """The id of the process that has, or had, the data folder."""
+        return self.data_dir / "stack.pid"
 
     @property
     def socket(self) -> Path:
@@ -106,4 +237,6 @@ def write_private(path: Path, text: str) -> None:
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
+        file.flush()
+        os.fsync(descriptor)  # else a crash of the machine may leave the new name on an empty file
     draft.replace(path)

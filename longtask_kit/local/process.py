@@ -1,8 +1,7 @@
 """The stack's process: Valkey, its REST protocol, the queue, the demo model, the webhook app.
 
 All services share one event loop; each listens on its own loopback port. Ports, tokens and keys
-are kept in the data folder, so that messages which waited in the queue still find the app after
-a restart.
+are kept in the data folder.
 """
 
 from __future__ import annotations
@@ -12,22 +11,24 @@ import contextlib
 import json
 import logging
 import os
-import secrets
 import signal
-import socket
 import sys
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
+from filelock import FileLock
+from filelock import Timeout as LockTimeout
 
 from longtask_kit.errors import LocalStackError
-from longtask_kit.local.config import StackConfig, StackFiles, write_private
+from longtask_kit.local.config import StackConfig, StackFiles, make_private_folder, write_private
+from longtask_kit.local.hold import hold_folder
+from longtask_kit.local.identity import bind_all, load_identity, make_environment, save_identity
 from longtask_kit.local.valkey import ValkeyProcess
 from longtask_kit.settings import is_loopback
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
     from pathlib import Path
 
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_SERVICES = ("redis", "qstash", "app", "model")
 _IDLE_CHECK_S = 5.0
+_ANSWER_S = 5.0
 
 
 class Activity:
@@ -48,6 +49,11 @@ class Activity:
     def __init__(self) -> None:
         self.open_requests = 0
         self.last_request = time.monotonic()
+
+    @property
+    def idle_s(self) -> float:
+        """For how long nobody has asked anything, in seconds; 0 while a request is open."""
+        return 0.0 if self.open_requests else time.monotonic() - self.last_request
 
     def guard(self, app: ASGIApp) -> ASGIApp:
         """Wrap an app: count its requests, and refuse a Host that is not this machine.
@@ -73,26 +79,32 @@ class Activity:
 
 
 async def run_stack(
-    config: StackConfig, *, announce: Callable[[dict[str, str]], None], stop: asyncio.Event
+    config: StackConfig,
+    files: StackFiles,
+    *,
+    announce: Callable[[dict[str, str]], None],
+    stop: asyncio.Event,
 ) -> None:
     """Run a stack until `stop` is set or it has been idle for long enough.
 
     Args:
         config: What to run.
+        files: Where its state goes, as whoever waits for it expects.
         announce: Called with the environment that makes a client use the stack, once it is ready.
         stop: Set it to end the stack.
 
     Raises:
-        LocalStackError: A port is in use, Valkey is missing or did not start; says the cure.
+        LocalStackError: A port is in use, another process has the data folder, Valkey is missing
+            did not start or died; says the cure.
     """
-    files = StackFiles.of(config.data_dir)
-    config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    identity = _load_identity(config.data_dir)
+    make_private_folder(config.data_dir, "choose another with --data")
     async with contextlib.AsyncExitStack() as stack:
-        stack.callback(_forget, files.state)  # last of all: `longtask down` waits for it
-        redis_url = config.redis_url or await _start_valkey(config, files, stack)
-        listeners, rewrites = _bind_all(config, identity)
-        environment = _make_environment(identity)
+        stack.enter_context(hold_folder(files))  # left last: nobody may start before we ended
+        identity = load_identity(config.data_dir)
+        redis_url, watching = await _start_redis(config, files, stack)
+        watching.add_done_callback(lambda _: stop.set())
+        listeners, rewrites = bind_all(config, identity)
+        environment = make_environment(identity)
         activity = Activity()
         apps = _make_apps(config, environment, redis_url, rewrites)
         queue = apps["qstash"]
@@ -100,13 +112,16 @@ async def run_stack(
             await stack.enter_async_context(_serving(activity.guard(apps[name]), listeners[name]))
             if name == "redis":  # the server would wait for its subscriptions otherwise
                 stack.callback(apps["redis"].end_streams)
-        write_private(config.data_dir / "identity.json", json.dumps(identity))
+        save_identity(config.data_dir, identity)
+        stack.callback(_forget, files.state)  # first of all: nobody may join a stack that ends
         state = {"pid": os.getpid(), "environment": environment}
         write_private(files.state, json.dumps(state))
         announce(environment)
         warming = asyncio.create_task(asyncio.to_thread(_warm_up))
         stack.callback(warming.cancel)
-        await _wait_for_end(config, activity, queue, stop)
+        await _wait_for_end(config, files, activity, queue, stop)
+        if watching.done():
+            watching.result()
 
 
 def _warm_up() -> None:
@@ -123,92 +138,44 @@ def _forget(state: Path) -> None:
             state.unlink()
 
 
-async def _start_valkey(
+async def _start_redis(
     config: StackConfig, files: StackFiles, stack: contextlib.AsyncExitStack
-) -> str:
+) -> tuple[str, asyncio.Future[None]]:
+    """Return where the data are, and what fails when the server that has them dies."""
+    if config.redis_url is not None:
+        await _check_redis(config.redis_url)
+        return config.redis_url, asyncio.get_running_loop().create_future()
     valkey = ValkeyProcess(data_dir=config.data_dir / "valkey", socket_path=files.socket)
     (config.data_dir / "valkey").mkdir(exist_ok=True, mode=0o700)
     stack.push_async_callback(valkey.stop)
     await valkey.start()
-    return valkey.url
+    watching = asyncio.create_task(_watch(valkey))
+    stack.callback(watching.cancel)
+    return valkey.url, watching
 
 
-# -- identity: ports, tokens, keys --------------------------------------------------------------
+async def _check_redis(url: str) -> None:
+    """Ask a server that is not ours whether it is there."""
+    from redis.asyncio import Redis
+    from redis.exceptions import RedisError
 
-
-def _load_identity(data_dir: Path) -> dict[str, Any]:
-    """Return what a stack keeps over restarts; fresh secrets for a new one."""
     try:
-        identity: dict[str, Any] = json.loads((data_dir / "identity.json").read_text())
-    except (OSError, ValueError):
-        identity = {
-            "ports": {},
-            "former_apps": [],
-            "qstash_token": secrets.token_urlsafe(32),
-            "current_signing_key": f"sig_{secrets.token_urlsafe(32)}",
-            "next_signing_key": f"sig_{secrets.token_urlsafe(32)}",
-            "redis_token": secrets.token_urlsafe(32),
-            "model_key": f"sk-demo-{secrets.token_urlsafe(24)}",
-        }
-    return identity
-
-
-def _bind_all(
-    config: StackConfig, identity: dict[str, Any]
-) -> tuple[dict[str, socket.socket], dict[str, str]]:
-    """Bind every service; returns the sockets, and old origins of the app with the new one."""
-    ports: dict[str, int] = identity["ports"]
-    former = f"http://127.0.0.1:{ports['app']}" if "app" in ports else None
-    listeners = {}
-    for name in _SERVICES:
-        wanted = getattr(config, f"{name}_port")
-        listeners[name] = _bind(name, wanted) if wanted else _bind_free(ports.get(name, 0))
-        ports[name] = listeners[name].getsockname()[1]
-    origin = f"http://127.0.0.1:{ports['app']}"
-    if former and former not in identity["former_apps"]:
-        identity["former_apps"].append(former)
-    return listeners, {old: origin for old in identity["former_apps"] if old != origin}
-
-
-def _bind(name: str, port: int) -> socket.socket:
-    # IPPROTO_TCP: see serve.bind; asyncio sets TCP_NODELAY only then.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(("127.0.0.1", port))
-    except OSError as exc:
-        listener.close()
+        async with Redis.from_url(url, socket_connect_timeout=_ANSWER_S) as redis:
+            await redis.ping()
+    except (RedisError, OSError, ValueError) as exc:
         raise LocalStackError(
-            f"Port {port} for {name} can't be used: {exc.strerror}. Stop what listens there "
-            f"(`longtask down`, if it is a stack), or choose another with --{name}-port."
+            f"No Redis or Valkey answers at redis_url (--redis-url): {str(exc).rstrip('.')}. Start "
+            "it, correct the URL, or leave the option out to use the embedded one."
         ) from exc
-    return listener
 
 
-def _bind_free(preferred: int) -> socket.socket:
-    """Bind the port of last time if it is free, else any."""
-    try:
-        return _bind("", preferred)
-    except LocalStackError:
-        return _bind("", 0)
-
-
-def _make_environment(identity: dict[str, Any]) -> dict[str, str]:
-    """Return the environment that points every SDK, and the kit, at this stack."""
-    urls = {name: f"http://127.0.0.1:{port}" for name, port in identity["ports"].items()}
-    return {
-        "QSTASH_URL": urls["qstash"],
-        "QSTASH_TOKEN": identity["qstash_token"],
-        "QSTASH_CURRENT_SIGNING_KEY": identity["current_signing_key"],
-        "QSTASH_NEXT_SIGNING_KEY": identity["next_signing_key"],
-        "UPSTASH_REDIS_REST_URL": urls["redis"],
-        "UPSTASH_REDIS_REST_TOKEN": identity["redis_token"],
-        "OPENAI_API_KEY": identity["model_key"],
-        "OPENAI_BASE_URL": f"{urls['model']}/v1",
-        "LONGTASK_BASE_URL": urls["app"],
-        "NEXT_PUBLIC_BASE_URL": urls["app"],
-        "LONGTASK_MODEL": "demo",
-    }
+async def _watch(valkey: ValkeyProcess) -> None:
+    """Fail when Valkey ends: a stack without it serves nobody, and clients start a new one."""
+    code = await valkey.wait()
+    raise LocalStackError(
+        f"The stack's Valkey ended with code {code}, and the stack with it; the data stay, and "
+        "the next command that needs the stack starts it again."
+    )
 
 
 # -- services -----------------------------------------------------------------------------------
@@ -271,22 +238,40 @@ async def _serving(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]
 
 async def _wait_for_end(
     config: StackConfig,
+    files: StackFiles,
     activity: Activity,
     queue_app: Any,  # noqa: ANN401 - a Starlette app with state.queue
     stop: asyncio.Event,
 ) -> None:
     """Return when somebody stops the stack, or when nobody needs it any more."""
-    check_s = min(_IDLE_CHECK_S, (config.idle_exit_s or _IDLE_CHECK_S) / 4)
+    limit_s = config.idle_exit_s
+    check_s = min(_IDLE_CHECK_S, (limit_s or _IDLE_CHECK_S) / 4)
     while not stop.is_set():
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(check_s):
                 await stop.wait()
-        idle_s = time.monotonic() - activity.last_request
-        if config.idle_exit_s is None or activity.open_requests or idle_s < config.idle_exit_s:
+        if limit_s is None or activity.idle_s < limit_s:
             continue
-        if await queue_app.state.queue.count_pending() == 0:
-            logger.info("idle for %.0f s: the stack ends; its data stay", idle_s)
+        pending = await queue_app.state.queue.count_pending()
+        if pending == 0 and _forget_if_idle(files, activity, limit_s):
+            logger.info("idle for %.0f s: the stack ends; its data stay", activity.idle_s)
             return
+
+
+def _forget_if_idle(files: StackFiles, activity: Activity, limit_s: float) -> bool:
+    """Remove the state unless somebody is joining; False then: the stack is needed.
+
+    A joiner has the start lock while it asks whether we answer: it either asked before, and we
+    are not idle, or finds no state after, and starts a new stack.
+    """
+    try:
+        with FileLock(files.lock).acquire(timeout=0):
+            if activity.idle_s < limit_s:
+                return False
+            _forget(files.state)
+            return True
+    except LockTimeout:
+        return False
 
 
 # -- the Host check -----------------------------------------------------------------------------
@@ -310,12 +295,17 @@ async def _refuse_host(send: Send) -> None:
 
 
 def serve_for_ever(
-    config: StackConfig, *, announce: Callable[[dict[str, str]], None], owned: bool = False
+    config: StackConfig,
+    files: StackFiles,
+    *,
+    announce: Callable[[dict[str, str]], None],
+    owned: bool = False,
 ) -> None:
     """Run a stack in this process until SIGTERM, Ctrl-C, or idleness.
 
     Args:
         config: What to run.
+        files: As in `run_stack`.
         announce: As in `run_stack`.
         owned: End as well when standard input closes: whoever started us is gone.
 
@@ -324,6 +314,11 @@ def serve_for_ever(
         KeyboardInterrupt: After a clean end by Ctrl-C.
     """
     was_interrupted = False
+    # The services call each other, on loopback; the queue's deliveries use no proxy anyway. Of
+    # the two spellings clients prefer the small one. With "*" they don't read the others at all,
+    # of which socks:// is an ImportError without an extra package.
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
 
     async def main() -> None:
         stop = asyncio.Event()
@@ -338,7 +333,7 @@ def serve_for_ever(
         loop.add_signal_handler(signal.SIGINT, interrupt)
         if owned:
             loop.add_reader(sys.stdin.fileno(), stop.set)
-        await run_stack(config, announce=announce, stop=stop)
+        await run_stack(config, files, announce=announce, stop=stop)
 
     try:
         import uvloop
@@ -350,9 +345,21 @@ def serve_for_ever(
         raise KeyboardInterrupt
 
 
-def parse_arguments(text: str) -> StackConfig:
-    """Read the configuration that `LocalStack` hands over as JSON."""
+def _is_news(record: logging.LogRecord) -> bool:
+    """Tell whether uvicorn says more than that an ending stack cuts off what is still open.
+
+    It shows a traceback for each attempt under way; the queue delivers those again.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    is_cut_off = isinstance(error, asyncio.CancelledError)
+    return not is_cut_off and "timeout graceful shutdown exceeded" not in str(record.msg)
+
+
+def parse_options(text: str) -> tuple[StackConfig, StackFiles]:
+    """Read what `LocalStack` hands over as JSON: the options, and where it waits for the state."""
     from pathlib import Path
 
     values = json.loads(text)
-    return replace(StackConfig(data_dir=Path(values.pop("data_dir"))), **values)
+    data_dir = Path(values.pop("data_dir"))
+    files = StackFiles(Path(values.pop("folder")), data_dir)
+    return StackConfig(data_dir=data_dir, **values), files

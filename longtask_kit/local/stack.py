@@ -22,7 +22,15 @@ from filelock import Timeout as LockTimeout
 
 from longtask_kit.errors import LocalStackError
 from longtask_kit.local import DEMO_LABEL
-from longtask_kit.local.config import StackConfig, StackFiles, default_data_dir
+from longtask_kit.local.config import (
+    OPTIONS_VARIABLE,
+    StackConfig,
+    StackFiles,
+    default_data_dir,
+    make_config,
+    make_runtime_folder,
+)
+from longtask_kit.local.hold import explain_hold, find_holder
 from longtask_kit.settings import Settings
 
 if TYPE_CHECKING:
@@ -59,14 +67,15 @@ class LocalStack:
     DESCRIPTION = f"local stack (Valkey, Redis REST, queue, webhook app, demo model). {DEMO_LABEL}"
 
     def __init__(self, data: Path | str | None = None, **options: Any) -> None:  # noqa: ANN401
+        self._process: subprocess.Popen[bytes] | None = None
+        folder = make_runtime_folder()
         self._scratch = tempfile.mkdtemp(prefix="longtask-") if data is None else None
         data_dir = Path(data if data is not None else self._scratch or "")
-        self._files = StackFiles.of(data_dir)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._files = StackFiles(folder, data_dir.resolve())
         try:
+            config = make_config(data_dir, options)
             with _locked(self._files):
-                _refuse_second(self._files, data_dir)
-                config = StackConfig(data_dir=data_dir, **options)
+                _refuse_second(self._files)
                 flags = ["--owned", *(["--scratch"] if self._scratch else [])]
                 self._process = _spawn(config, self._files, flags)
                 state = _wait_until_ready(self._process, self._files)
@@ -88,10 +97,10 @@ class LocalStack:
         Raises:
             LocalStackError: It could not start; the message says the cure.
         """
-        config = StackConfig(data_dir=Path(data) if data else default_data_dir(), **options)
+        config = make_config(Path(data) if data else default_data_dir(), options)
         files = StackFiles.of(config.data_dir)
         with _locked(files):
-            state = _read_state(files)
+            state = _find_running(files)
             if state is None:
                 process = _spawn(config, files)
                 _STARTED[process.pid] = process
@@ -100,9 +109,13 @@ class LocalStack:
 
     @classmethod
     def find(cls, data: Path | str | None = None) -> Self | None:
-        """Return the running stack of a data folder, or None."""
+        """Return the running stack of a data folder, or None.
+
+        Raises:
+            LocalStackError: A process has the folder and does not answer.
+        """
         files = StackFiles.of(Path(data) if data else default_data_dir())
-        state = _read_state(files)
+        state = _find_running(files)
         return None if state is None else cls._of(files, state)
 
     @classmethod
@@ -144,7 +157,7 @@ class LocalStack:
         """
         if self._process is not None:
             self._end_process()
-        elif (state := _read_state(self._files)) is not None and state["pid"] == self.pid:
+        elif (state := _find_running(self._files)) is not None and state["pid"] == self.pid:
             _terminate(self.pid, self._files)
         self._remove_scratch()
 
@@ -200,19 +213,20 @@ def run_in_foreground(config: StackConfig, announce: Callable[[dict[str, str]], 
 
     with lock:
         lock.enter_context(_locked(files))
-        _refuse_second(files, config.data_dir)
-        serve_for_ever(config, announce=release_and_announce)
+        _refuse_second(files)
+        serve_for_ever(config, files, announce=release_and_announce)
 
 
 # -- starting -----------------------------------------------------------------------------------
 
 
-def _refuse_second(files: StackFiles, data_dir: Path) -> None:
-    state = _read_state(files)
+def _refuse_second(files: StackFiles) -> None:
+    state = _find_running(files)
     if state is not None:
         raise LocalStackError(
-            f"A stack with the data folder {data_dir} runs already (process {state['pid']}): use "
-            "it as it is, stop it with `longtask down`, or choose another folder with --data."
+            f"A stack with the data folder {files.data_dir} runs already (process "
+            f"{state['pid']}): use it as it is, stop it with `longtask down`, or choose another "
+            "folder with --data."
         )
 
 
@@ -220,8 +234,9 @@ def _spawn(
     config: StackConfig, files: StackFiles, flags: Sequence[str] = ()
 ) -> subprocess.Popen[bytes]:
     """Start the stack's process: in a session of its own, so that it outlives the kernel."""
-    values = asdict(config) | {"data_dir": str(config.data_dir.resolve())}
-    files.state.unlink(missing_ok=True)
+    # Whole paths: the process has a working folder of its own.
+    values = asdict(config) | {"data_dir": str(files.data_dir), "folder": str(files.folder)}
+    files.state.unlink(missing_ok=True)  # nobody has the data folder: it is a dead one's
     with files.log.open("wb") as log:
         return subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [
@@ -229,14 +244,15 @@ def _spawn(
                 "-P",
                 "-m",
                 "longtask_kit.local",
-                json.dumps(values),
                 *flags,
             ],
+            # Not an argument, which every user of the machine can read: a Redis URL has a password.
+            env=os.environ | {OPTIONS_VARIABLE: json.dumps(values)},
             stdin=subprocess.PIPE if "--owned" in flags else subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
-            cwd=Path.home(),
+            cwd=files.folder,  # which exists, unlike, perhaps, a home
         )
 
 
@@ -278,6 +294,19 @@ def _locked(files: StackFiles) -> Iterator[None]:
 # -- the running one ----------------------------------------------------------------------------
 
 
+def _find_running(files: StackFiles) -> dict[str, Any] | None:
+    """Return the state of the stack that has the data folder, or None when the folder is free.
+
+    Waits for one that is ending, which has removed its state and still saves its data.
+    """
+    give_up_at = time.monotonic() + _STOP_TIMEOUT_S
+    while (state := _read_state(files)) is None and (pid := find_holder(files)) is not None:
+        if time.monotonic() > give_up_at:
+            raise LocalStackError(explain_hold(files, pid))
+        time.sleep(0.02)
+    return state
+
+
 def _read_state(files: StackFiles) -> dict[str, Any] | None:
     """Return the state of a stack that lives and answers, else None."""
     try:
@@ -310,14 +339,14 @@ def _is_alive(pid: int) -> bool:
 
 
 def _terminate(pid: int, files: StackFiles) -> None:
-    """End a stack's process and wait for the last thing it does, which is to remove its state.
+    """End a stack's process and wait for the last thing it does, which is to free its data folder.
 
     Its process id may stay: a kernel that started it has not reaped it yet.
     """
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
     give_up_at = time.monotonic() + _STOP_TIMEOUT_S
-    while files.state.exists() and _is_alive(pid):
+    while find_holder(files) == pid:
         if time.monotonic() > give_up_at:
             raise LocalStackError(f"The stack (process {pid}) does not end; try `kill -9 {pid}`.")
         time.sleep(0.02)

@@ -63,9 +63,13 @@ class ValkeyProcess:
         Raises:
             LocalStackError: It is not running; call `start` first.
         """
+        return self._running.pid
+
+    @property
+    def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             raise LocalStackError("Valkey is not running: await ValkeyProcess.start() first")
-        return self._process.pid
+        return self._process
 
     async def start(self) -> None:
         """Start the server and return once it answers and has loaded its data.
@@ -91,6 +95,15 @@ class ValkeyProcess:
         except BaseException:
             await self.stop()
             raise
+
+    async def wait(self) -> int:
+        """Return the exit code of the running server once it has ended, by `stop` or by itself.
+
+        Raises:
+            LocalStackError: It is not running; call `start` first.
+        """
+        # The waiting thread ends with the server, so before a loop that stops it closes.
+        return await asyncio.to_thread(self._running.wait)
 
     async def stop(self) -> None:
         """Ask the server to save and leave, and wait; kill it when it does not. Safe to repeat."""

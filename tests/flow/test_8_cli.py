@@ -321,6 +321,22 @@ def test_up_prints_an_environment_that_is_all_another_shell_needs(
     assert "Traceback" not in errors
 
 
+def test_ctrl_c_on_up_is_quiet_while_a_task_runs(up: subprocess.Popen[str]) -> None:
+    assert up.stdout is not None
+    environment = json.loads(up.stdout.readline())
+    command = [*LONGTASK, "run", "Explain tides", "--model", "demo@20", "--json"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | environment
+    ) as running:
+        assert running.stdout is not None
+        assert any('"content"' in line for line in running.stdout)
+        up.send_signal(signal.SIGINT)
+        _, errors = up.communicate(timeout=20)
+        running.kill()
+    assert up.returncode == 130
+    assert errors == ""
+
+
 def test_down_ends_the_stack_once(up: subprocess.Popen[str]) -> None:
     assert up.stdout is not None
     up.stdout.readline()

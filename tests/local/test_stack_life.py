@@ -4,9 +4,6 @@ import json
 import os
 import signal
 import stat
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import httpx
@@ -14,31 +11,8 @@ import pytest
 
 import longtask_kit as lt
 from longtask_kit.local.config import StackFiles
+from tests.local.processes import find_valkey, is_alive, run_python
 from tests.wait import wait_until
-
-
-def run_python(code: str, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | environment,
-    )
-
-
-def is_alive(pid: int) -> bool:
-    """Tell whether a process runs; a zombie that nobody reaped does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def find_valkey(stack_pid: int) -> int:
-    """Return the process id of a stack's Valkey."""
-    children = Path(f"/proc/{stack_pid}/task/{stack_pid}/children").read_text().split()
-    return int(children[0])
 
 
 def test_two_starters_at_once_get_one_stack(home: Path) -> None:
@@ -175,12 +149,14 @@ def test_a_stack_that_dies_at_the_start_says_why(home: Path, tmp_path: Path) -> 
 def test_another_redis_can_be_used_instead(home: Path, tmp_path: Path) -> None:
     with lt.LocalStack(tmp_path / "one"):
         socket_path = StackFiles.of(tmp_path / "one").socket
-        url = f"unix://{socket_path}"
+        url = f"unix://{socket_path}?client_name=secret"
         with (
             lt.LocalStack(tmp_path / "two", redis_url=url) as other,
             lt.connect(settings=other.settings, quiet=True) as kit,
         ):
             assert kit.submit("Explain tides", model="demo-fast").result(30)
+            command_line = Path(f"/proc/{other.pid}/cmdline").read_text()
+            assert "secret" not in command_line, "the URL may hold a password"
 
 
 def test_secrets_are_for_the_user_only(stack: lt.LocalStack) -> None:
