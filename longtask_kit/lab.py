@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import shutil
@@ -9,17 +10,19 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from longtask_kit.errors import ConfigError
 from longtask_kit.kit import is_hosted
 from longtask_kit.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 _PACKAGE = Path(__file__).parent
 _PAGE = _PACKAGE / "widgets" / "panel_page.ipynb"
+_STOP_TIMEOUT_S = 15.0  # a server waits up to 5 s for each of its kernels
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def find_lessons() -> list[Path]:
@@ -109,13 +112,57 @@ def _start_stack() -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    """Run a server in the foreground; Ctrl-C ends it without a question."""
+    """Run a server in the foreground; Ctrl-C and a SIGTERM to us end it, without a question."""
+    _leave_when_told()
     server = subprocess.Popen(  # noqa: S603 - our own interpreter
-        [os.path.abspath(sys.executable), *arguments], start_new_session=True
+        [os.path.abspath(sys.executable), *arguments],
+        start_new_session=True,  # a Ctrl-C of the terminal would reach it, and Jupyter ask back
+        preexec_fn=_die_with_parent(),
     )
     try:
         return server.wait()
-    except KeyboardInterrupt:
-        server.send_signal(signal.SIGTERM)  # SIGINT would make Jupyter ask
+    finally:
+        _end(server)
+
+
+def _leave_when_told() -> None:
+    """Have SIGTERM and a closed terminal unwind us like Ctrl-C, so that the server is ended."""
+
+    def leave(number: int, _: object) -> NoReturn:
+        sys.exit(128 + number)  # as a shell reports it
+
+    for name in ("SIGTERM", "SIGHUP"):
+        known = getattr(signal, name, None)  # Windows has no SIGHUP
+        if known is not None and signal.getsignal(known) is not signal.SIG_IGN:  # as nohup sets it
+            signal.signal(known, leave)
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """Return what the server runs before exec so that it never outlives a killed `longtask`."""
+    if sys.platform != "linux":
+        return None
+    # Loaded before the fork: between fork and exec nothing may take a lock.
+    prctl = ctypes.CDLL(None).prctl
+    parent = os.getpid()
+
+    def ask_the_kernel() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it died before prctl could see it
+            os._exit(1)
+
+    return ask_the_kernel
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """End the server, which ends its kernels; killed when it takes too long or we are told again.
+
+    SIGTERM, since SIGINT would make Jupyter ask.
+    """
+    server.terminate()
+    try:
+        server.wait(_STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        sys.stderr.write(f"the server did not end within {_STOP_TIMEOUT_S:g} s: killed\n")
+    finally:
+        server.kill()
         server.wait()
-        raise

@@ -256,3 +256,26 @@ def answers(url: str) -> bool:
         return True
     except OSError:
         return False
+
+
+def find_children(parent: int) -> list[int]:
+    """Return the processes that descend from one; none where there is no /proc."""
+    parents = {int(folder.name): _parent_of(folder) for folder in Path("/proc").glob("[0-9]*")}
+    found = [parent]
+    for known in found:  # grows while it is walked
+        found += [pid for pid, above in parents.items() if above == known]
+    return found[1:]
+
+
+def find_running(pids: list[int]) -> list[int]:
+    """Return those processes that still run; a zombie does not."""
+    return [pid for pid in pids if _parent_of(Path("/proc") / str(pid)) is not None]
+
+
+def _parent_of(folder: Path) -> int | None:
+    try:
+        # proc(5): pid (name) state ppid …; the name may hold blanks and brackets.
+        state, parent, *_ = (folder / "stat").read_text().rpartition(")")[2].split()
+    except OSError:  # it has ended meanwhile
+        return None
+    return None if state == "Z" else int(parent)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import longtask_kit as lt
-from tests.browser.jupyter import SHOTS, answers
+from tests.browser.jupyter import SHOTS, answers, find_children, find_running
 from tests.serving import free_port
 from tests.wait import wait_until
 
@@ -29,11 +29,12 @@ def page_url(stack: lt.LocalStack) -> Iterator[str]:
         stderr=subprocess.DEVNULL,
     )
     url = f"http://127.0.0.1:{port}"
-
     wait_until(lambda: answers(f"{url}/voila/static/"), timeout_s=60)
     yield url
+    children = find_children(serving.pid)
     serving.terminate()
     serving.wait(20)
+    assert find_running(children) == [], "no server is left"
 
 
 @pytest.mark.parametrize("width", [360, 1280])
