@@ -12,9 +12,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from pydantic import AliasChoices, SecretStr
+
 from longtask_kit.errors import ConfigError
 from longtask_kit.kit import is_hosted
-from longtask_kit.settings import Settings
+from longtask_kit.settings import Settings, secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -63,6 +65,7 @@ def open_lab(folder: Path, *, port: int, browser: bool) -> int:
     kept = copy_lessons(lessons, folder)
     if kept:
         sys.stderr.write(f"kept as you changed them: {', '.join(kept)}\n")
+    environment = make_environment(Settings())
     _start_stack()
     first = [f"--LabApp.default_url=/lab/tree/{lessons[0].name}"] if lessons else []
     return _run(
@@ -70,7 +73,8 @@ def open_lab(folder: Path, *, port: int, browser: bool) -> int:
             *("-m", "jupyterlab", f"--ServerApp.root_dir={folder.resolve()}", f"--port={port}"),
             *first,
             *_common(browser=browser),
-        ]
+        ],
+        environment,
     )
 
 
@@ -82,6 +86,7 @@ def open_app(*, host: str, port: int, browser: bool) -> int:
         LocalStackError: The local stack could not start.
     """
     _require("voila", "app")
+    environment = make_environment(Settings())
     _start_stack()
     sys.stderr.write(f"the panel is at http://{host}:{port}\n")
     return _run(
@@ -89,8 +94,31 @@ def open_app(*, host: str, port: int, browser: bool) -> int:
             *("-m", "voila", str(_PAGE), f"--port={port}", f"--Voila.ip={host}"),
             "--VoilaConfiguration.strip_sources=True",
             *([] if browser else ["--no-browser"]),
-        ]
+        ],
+        environment,
     )
+
+
+def make_environment(settings: Settings) -> dict[str, str]:
+    """Return settings as environment variables, secrets in the clear.
+
+    Kernels run in the notebook's folder, where they would not see the `.env` of the folder in
+    which the command was typed, and silently use the local stack.
+    """
+    environment = {}
+    for name in settings.model_fields_set:
+        value = getattr(settings, name)
+        text = secret(value) if isinstance(value, SecretStr) else str(value)
+        environment[_find_variable(name)] = text
+    return environment
+
+
+def _find_variable(name: str) -> str:
+    """Return the environment variable of a setting."""
+    alias = Settings.model_fields[name].validation_alias
+    if isinstance(alias, AliasChoices):
+        alias = str(alias.choices[0])
+    return alias if isinstance(alias, str) else name.upper()
 
 
 def _common(*, browser: bool) -> list[str]:
@@ -111,11 +139,12 @@ def _start_stack() -> None:
         LocalStack.join_or_start()
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], environment: dict[str, str]) -> int:
     """Run a server in the foreground; Ctrl-C and a SIGTERM to us end it, without a question."""
     _leave_when_told()
     server = subprocess.Popen(  # noqa: S603 - our own interpreter
         [os.path.abspath(sys.executable), *arguments],
+        env=os.environ | environment,
         start_new_session=True,  # a Ctrl-C of the terminal would reach it, and Jupyter ask back
         preexec_fn=_die_with_parent(),
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import longtask_kit as lt
-from longtask_kit.lab import copy_lessons, find_lessons
+from longtask_kit.lab import copy_lessons, find_lessons, make_environment
 from tests.browser.jupyter import answers, find_children, find_running
 from tests.serving import free_port
 from tests.wait import wait_until
@@ -67,6 +67,28 @@ def test_whatever_ends_the_command_ends_its_server_and_kernels(start: Start, tol
     running.send_signal(told)
     assert running.wait(20) in (128 + told, -told)
     wait_until(lambda: not find_running(children), timeout_s=20)
+
+
+def test_a_dotenv_of_the_folder_reaches_the_kernels(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lines = [
+        "QSTASH_TOKEN='of the file'",
+        "longtask_base_url=https://app.example.com/",
+        "LONGTASK_RETRIES=5",
+        "LONGTASK_MODEL=of-the-file",
+        "OPENAI_API_KEY=",
+        "SOMEBODY_ELSES=1",
+    ]
+    (tmp_path / ".env").write_text("\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LONGTASK_MODEL", "of-the-environment")
+    assert make_environment(lt.Settings()) == {
+        "QSTASH_TOKEN": "of the file",
+        "LONGTASK_BASE_URL": "https://app.example.com",
+        "LONGTASK_RETRIES": "5",
+        "LONGTASK_MODEL": "of-the-environment",
+    }
 
 
 def test_a_lesson_that_the_user_changed_is_kept(tmp_path: Path) -> None:

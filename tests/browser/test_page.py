@@ -1,6 +1,5 @@
 """The panel as a web page: `longtask app`, from a phone's width to a desk's."""
 
-import os
 import re
 import subprocess
 import sys
@@ -19,12 +18,16 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def page_url(stack: lt.LocalStack) -> Iterator[str]:
+def page_url(stack: lt.LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The page of a command that finds its services in the `.env` of its folder."""
+    folder = tmp_path_factory.mktemp("app")
+    lines = [f"{name}={value}\n" for name, value in stack.environment.items()]
+    (folder / ".env").write_text("".join(lines))
     port = free_port()
     command = [sys.executable, "-m", "longtask_kit.cli", "app", "--no-browser", "--port", str(port)]
     serving = subprocess.Popen(
         command,
-        env=os.environ | stack.environment,
+        cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -43,6 +46,7 @@ def test_the_page_submits_streams_and_cancels(
     browser: "Browser", page_url: str, kit: lt.Kit, width: int, scheme: str
 ) -> None:
     plain = kit.submit("Explain tides", model="demo-fast").result(30)
+    before = [task.id for task in kit.tasks(limit=1000)]
     context = browser.new_context(
         viewport={"width": width, "height": 800},
         color_scheme=scheme,  # type: ignore[arg-type]  # light or dark
@@ -59,6 +63,8 @@ def test_the_page_submits_streams_and_cancels(
     page.get_by_role("button", name="Submit").click()
     page.locator('.longtask-output[data-status="completed"]').wait_for()
     assert page.locator(".longtask-text").evaluate("e => e.textContent") == plain
+    known = [task.id for task in kit.tasks(limit=1000)]
+    assert len(known) == len(before) + 1, "it went to the services of the .env"
     page.wait_for_function("!document.querySelector('.longtask-rendered').hidden")
     SHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SHOTS / f"page-{width}-{scheme}.png", full_page=True)
