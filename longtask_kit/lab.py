@@ -16,6 +16,7 @@ from pydantic import AliasChoices, SecretStr
 
 from longtask_kit.errors import ConfigError
 from longtask_kit.kit import is_hosted
+from longtask_kit.serve import bind
 from longtask_kit.settings import Settings, secret
 
 if TYPE_CHECKING:
@@ -57,10 +58,11 @@ def open_lab(folder: Path, *, port: int, browser: bool) -> int:
     """Run JupyterLab on a copy of the lessons until Ctrl-C; returns its exit code.
 
     Raises:
-        ConfigError: JupyterLab is not installed.
+        ConfigError: JupyterLab is not installed, or the port is in use.
         LocalStackError: The local stack could not start.
     """
     _require("jupyterlab", "lab")
+    bind("127.0.0.1", port).close()  # a busy one is refused: Jupyter would take another unsaid
     lessons = find_lessons()
     kept = copy_lessons(lessons, folder)
     if kept:
@@ -70,7 +72,8 @@ def open_lab(folder: Path, *, port: int, browser: bool) -> int:
     first = [f"--LabApp.default_url=/lab/tree/{lessons[0].name}"] if lessons else []
     return _run(
         [
-            *("-m", "jupyterlab", f"--ServerApp.root_dir={folder.resolve()}", f"--port={port}"),
+            *("-m", "jupyterlab", f"--ServerApp.root_dir={folder.resolve()}"),
+            *(f"--port={port}", "--ServerApp.port_retries=0"),
             *first,
             *_common(browser=browser),
         ],
@@ -82,16 +85,18 @@ def open_app(*, host: str, port: int, browser: bool) -> int:
     """Serve the panel as a web page until Ctrl-C; returns its exit code.
 
     Raises:
-        ConfigError: Voila is not installed.
+        ConfigError: Voila is not installed, or the port is in use.
         LocalStackError: The local stack could not start.
     """
     _require("voila", "app")
+    bind(host, port).close()  # a busy one is refused: Voila would take another than we name
     environment = make_environment(Settings())
     _start_stack()
     sys.stderr.write(f"the panel is at http://{host}:{port}\n")
     return _run(
         [
-            *("-m", "voila", str(_PAGE), f"--port={port}", f"--Voila.ip={host}"),
+            *("-m", "voila", str(_PAGE), f"--Voila.ip={host}"),
+            *(f"--port={port}", "--Voila.port_retries=0"),
             "--VoilaConfiguration.strip_sources=True",
             *([] if browser else ["--no-browser"]),
         ],

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -67,6 +68,21 @@ def test_whatever_ends_the_command_ends_its_server_and_kernels(start: Start, tol
     running.send_signal(told)
     assert running.wait(20) in (128 + told, -told)
     wait_until(lambda: not find_running(children), timeout_s=20)
+
+
+@pytest.mark.parametrize("command", ["lab", "app"])
+def test_a_busy_port_is_refused_and_nothing_starts(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where the lessons would be copied to
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        running = start(command, "--port", str(listener.getsockname()[1]))
+        assert running.wait(20) == 1
+    said = (tmp_path / "log").read_text()
+    assert said.startswith("ConfigError: Can't listen on 127.0.0.1:")
+    assert "--port" in said
+    assert "http://" not in said, "no address is promised"
+    assert not (tmp_path / "longtask-lessons").exists()
 
 
 def test_a_dotenv_of_the_folder_reaches_the_kernels(
