@@ -97,11 +97,16 @@ def open_app(*, host: str, port: int, browser: bool) -> int:
         [
             *("-m", "voila", str(_PAGE), f"--Voila.ip={host}"),
             *(f"--port={port}", "--Voila.port_retries=0"),
-            "--VoilaConfiguration.strip_sources=True",
+            *("--VoilaConfiguration.strip_sources=True", "--template=longtask"),
             *([] if browser else ["--no-browser"]),
         ],
-        environment,
+        environment | {"JUPYTER_PATH": os.pathsep.join(_find_template_roots())},
     )
+
+
+def _find_template_roots() -> list[str]:
+    """Return where Jupyter looks for more: our page's template first, then what the user set."""
+    return [str(_PACKAGE / "widgets" / "jupyter"), *filter(None, [os.environ.get("JUPYTER_PATH")])]
 
 
 def make_environment(settings: Settings) -> dict[str, str]:

@@ -53,6 +53,8 @@ def test_the_page_submits_streams_and_cancels(
     )
     page = context.new_page()
     page.set_default_timeout(40_000)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
     page.goto(page_url)
     if scheme == "dark":
         page.wait_for_url("**theme=dark")
@@ -79,4 +81,7 @@ def test_the_page_submits_streams_and_cancels(
     page.locator('.longtask-output[data-status="running"]').wait_for()
     page.get_by_role("button", name="Cancel").click()
     page.locator('.longtask-output[data-status="cancelled"]').wait_for()
+    away = [url for url in asked if not url.startswith((page_url, "data:", f"blob:{page_url}"))]
+    assert asked
+    assert away == [], "the page works without a network"
     context.close()
