@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib.util
+import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _PACKAGE = Path(__file__).parent
 _PAGE = _PACKAGE / "widgets" / "panel_page.ipynb"
+_COPIED = ".longtask-copied.json"
 _STOP_TIMEOUT_S = 15.0  # a server waits up to 5 s for each of its kernels
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -38,20 +40,51 @@ def find_lessons() -> list[Path]:
 
 
 def copy_lessons(lessons: Iterable[Path], folder: Path) -> list[str]:
-    """Copy lessons into a folder of the user's, never over a file that is there.
+    """Copy lessons and the `images/` beside them, never over a file that the user changed.
+
+    A copy that still is what was once copied is brought up to date; what that was stands in a
+    hidden file of the folder.
 
     Returns:
-        Names of the files that were there already and differ from the lesson.
+        Names of the files that the user changed, and that differ from the lesson.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    copied = _read_copied(folder)
     kept = []
-    for lesson in lessons:
-        target = folder / lesson.name
-        if not target.exists():
-            shutil.copy(lesson, target)
-        elif target.read_bytes() != lesson.read_bytes():
-            kept.append(lesson.name)
+    for name, source in _list_files(lessons).items():
+        target = folder / name
+        fresh = source.read_bytes()
+        if not target.exists() or copied.get(name) == _digest(target.read_bytes()):
+            target.parent.mkdir(exist_ok=True)
+            target.write_bytes(fresh)
+        elif target.read_bytes() != fresh:
+            kept.append(name)
+            continue
+        copied[name] = _digest(fresh)
+    (folder / _COPIED).write_text(json.dumps(copied, indent=1), encoding="utf-8")
     return kept
+
+
+def _list_files(lessons: Iterable[Path]) -> dict[str, Path]:
+    """Return what is copied, by its name below the target folder."""
+    files = {lesson.name: lesson for lesson in lessons}
+    for folder in sorted({lesson.parent for lesson in files.values()}):
+        images = sorted(path for path in (folder / "images").glob("*") if path.is_file())
+        files |= {f"images/{image.name}": image for image in images}
+    return files
+
+
+def _read_copied(folder: Path) -> dict[str, str]:
+    """Return the digests of what was copied into a folder; without them nothing is replaced."""
+    try:
+        copied: object = json.loads((folder / _COPIED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return copied if isinstance(copied, dict) else {}
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def open_lab(folder: Path, *, port: int, browser: bool) -> int:

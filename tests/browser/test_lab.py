@@ -107,10 +107,56 @@ def test_a_dotenv_of_the_folder_reaches_the_kernels(
     }
 
 
-def test_a_lesson_that_the_user_changed_is_kept(tmp_path: Path) -> None:
-    lessons = find_lessons()
-    assert copy_lessons(lessons, tmp_path) == []
-    mine = tmp_path / lessons[0].name
-    mine.write_text("mine")
-    assert copy_lessons(lessons, tmp_path) == [lessons[0].name]
-    assert mine.read_text() == "mine"
+@pytest.fixture
+def lesson(tmp_path: Path) -> Path:
+    """A lesson with a picture, and what does not concern a reader beside it."""
+    folder = tmp_path / "notebooks"
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "flow.svg").write_text("old picture")
+    (folder / "conftest.py").write_text("")
+    lesson = folder / "01_first.ipynb"
+    lesson.write_text("old")
+    return lesson
+
+
+def test_lessons_are_copied_with_their_pictures(lesson: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    assert copy_lessons([lesson], mine) == []
+    copied = {str(path.relative_to(mine)) for path in mine.rglob("[!.]*") if path.is_file()}
+    assert copied == {"01_first.ipynb", "images/flow.svg"}
+    assert copy_lessons(find_lessons(), tmp_path / "real") == []
+
+
+def test_a_copy_that_the_user_never_changed_is_brought_up_to_date(
+    lesson: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    for text in ("old", "new", "newest"):
+        lesson.write_text(text)
+        (lesson.parent / "images" / "flow.svg").write_text(f"{text} picture")
+        assert copy_lessons([lesson], mine) == []
+        assert (mine / "01_first.ipynb").read_text() == text
+        assert (mine / "images" / "flow.svg").read_text() == f"{text} picture"
+
+
+def test_a_file_that_the_user_changed_is_kept(lesson: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    copy_lessons([lesson], mine)
+    (mine / "01_first.ipynb").write_text("mine")
+    for text in ("old", "new"):
+        lesson.write_text(text)
+        assert copy_lessons([lesson], mine) == ["01_first.ipynb"]
+        assert (mine / "01_first.ipynb").read_text() == "mine"
+
+
+@pytest.mark.parametrize("note", [None, "no JSON", "[]"])
+def test_without_a_note_of_what_was_copied_nothing_is_replaced(
+    lesson: Path, tmp_path: Path, note: str | None
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "01_first.ipynb").write_text("who knows whose")
+    if note is not None:
+        (mine / ".longtask-copied.json").write_text(note)
+    assert copy_lessons([lesson], mine) == ["01_first.ipynb"]
+    assert (mine / "01_first.ipynb").read_text() == "who knows whose"
