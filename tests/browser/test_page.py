@@ -69,7 +69,9 @@ def test_the_page_submits_streams_and_cancels(
     assert len(known) == len(before) + 1, "it went to the services of the .env"
     page.wait_for_function("!document.querySelector('.longtask-rendered').hidden")
     SHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SHOTS / f"page-{width}-{scheme}.png", full_page=True)
+    page.screenshot(
+        path=SHOTS / f"page-{width}-{scheme}.png", full_page=True, animations="disabled"
+    )
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     is_dark = sum(int(part) for part in re.findall(r"\d+", paper)[:3]) < 300
     assert is_dark == (scheme == "dark")
