@@ -37,6 +37,25 @@ def test_every_part_can_be_driven_and_watched(kit: lt.Kit) -> None:
     assert repr(panel) == "TaskPanel(completed, 1 task)"
 
 
+def test_a_submit_of_the_page_brings_the_form_as_it_stands(kit: lt.Kit) -> None:
+    panel = kit.panel()
+    typed = {
+        "prompt": "Explain tides",
+        "model": "demo-fast",
+        "temperature": "0.3",
+        "maxTokens": "40",
+        "system": "Be brief.",
+    }
+    panel.output._receive(panel.output, {"t": "submit", "fields": typed}, [])
+    assert panel.task is not None
+    spec = panel.task.spec
+    assert {name: str(spec[name]) for name in typed} == typed
+    nonsense = {"maxTokens": "many", "temperature": "", "history": "x", "prompt": None}
+    for fields in (nonsense, "nonsense", None):
+        panel.output._receive(panel.output, {"t": "submit", "fields": fields}, [])
+        assert panel.task.spec == spec, "what is no value changes nothing"
+
+
 def test_bad_input_is_shown_and_submits_nothing(kit: lt.Kit) -> None:
     panel = kit.panel()
     panel.prompt.value = "   "
