@@ -349,7 +349,7 @@ def lab(
         "longtask-lessons"
     ),
     *,
-    port: Annotated[int, typer.Option(help="Port of JupyterLab.")] = 8888,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of JupyterLab.")] = 8888,
     browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
 ) -> None:
     """Open JupyterLab on a copy of the lesson notebooks, with the local stack up."""
@@ -362,7 +362,7 @@ def lab(
 def open_app_page(
     *,
     host: Annotated[str, typer.Option(help="Interface to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port of the page.")] = 8866,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the page.")] = 8866,
     browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
 ) -> None:
     """Serve the panel as a web page."""

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import ctypes
+import hashlib
 import importlib.util
+import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+
+from pydantic import AliasChoices, SecretStr
 
 from longtask_kit.errors import ConfigError
 from longtask_kit.kit import is_hosted
-from longtask_kit.settings import Settings
+from longtask_kit.serve import bind
+from longtask_kit.settings import Settings, secret
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 _PACKAGE = Path(__file__).parent
 _PAGE = _PACKAGE / "widgets" / "panel_page.ipynb"
+_COPIED = ".longtask-copied.json"
+_STOP_TIMEOUT_S = 15.0  # a server waits up to 5 s for each of its kernels
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def find_lessons() -> list[Path]:
@@ -32,42 +40,77 @@ def find_lessons() -> list[Path]:
 
 
 def copy_lessons(lessons: Iterable[Path], folder: Path) -> list[str]:
-    """Copy lessons into a folder of the user's, never over a file that is there.
+    """Copy lessons and the `images/` beside them, never over a file that the user changed.
+
+    A copy that still is what was once copied is brought up to date; what that was stands in a
+    hidden file of the folder.
 
     Returns:
-        Names of the files that were there already and differ from the lesson.
+        Names of the files that the user changed, and that differ from the lesson.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    copied = _read_copied(folder)
     kept = []
-    for lesson in lessons:
-        target = folder / lesson.name
-        if not target.exists():
-            shutil.copy(lesson, target)
-        elif target.read_bytes() != lesson.read_bytes():
-            kept.append(lesson.name)
+    for name, source in _list_files(lessons).items():
+        target = folder / name
+        fresh = source.read_bytes()
+        if not target.exists() or copied.get(name) == _digest(target.read_bytes()):
+            target.parent.mkdir(exist_ok=True)
+            target.write_bytes(fresh)
+        elif target.read_bytes() != fresh:
+            kept.append(name)
+            continue
+        copied[name] = _digest(fresh)
+    (folder / _COPIED).write_text(json.dumps(copied, indent=1), encoding="utf-8")
     return kept
+
+
+def _list_files(lessons: Iterable[Path]) -> dict[str, Path]:
+    """Return what is copied, by its name below the target folder."""
+    files = {lesson.name: lesson for lesson in lessons}
+    for folder in sorted({lesson.parent for lesson in files.values()}):
+        images = sorted(path for path in (folder / "images").glob("*") if path.is_file())
+        files |= {f"images/{image.name}": image for image in images}
+    return files
+
+
+def _read_copied(folder: Path) -> dict[str, str]:
+    """Return the digests of what was copied into a folder; without them nothing is replaced."""
+    try:
+        copied: object = json.loads((folder / _COPIED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return copied if isinstance(copied, dict) else {}
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def open_lab(folder: Path, *, port: int, browser: bool) -> int:
     """Run JupyterLab on a copy of the lessons until Ctrl-C; returns its exit code.
 
     Raises:
-        ConfigError: JupyterLab is not installed.
+        ConfigError: JupyterLab is not installed, or the port is in use.
         LocalStackError: The local stack could not start.
     """
     _require("jupyterlab", "lab")
+    bind("127.0.0.1", port).close()  # a busy one is refused: Jupyter would take another unsaid
     lessons = find_lessons()
     kept = copy_lessons(lessons, folder)
     if kept:
         sys.stderr.write(f"kept as you changed them: {', '.join(kept)}\n")
+    environment = make_environment(Settings())
     _start_stack()
     first = [f"--LabApp.default_url=/lab/tree/{lessons[0].name}"] if lessons else []
     return _run(
         [
-            *("-m", "jupyterlab", f"--ServerApp.root_dir={folder.resolve()}", f"--port={port}"),
+            *("-m", "jupyterlab", f"--ServerApp.root_dir={folder.resolve()}"),
+            *(f"--port={port}", "--ServerApp.port_retries=0"),
             *first,
             *_common(browser=browser),
-        ]
+        ],
+        environment,
     )
 
 
@@ -75,19 +118,50 @@ def open_app(*, host: str, port: int, browser: bool) -> int:
     """Serve the panel as a web page until Ctrl-C; returns its exit code.
 
     Raises:
-        ConfigError: Voila is not installed.
+        ConfigError: Voila is not installed, or the port is in use.
         LocalStackError: The local stack could not start.
     """
     _require("voila", "app")
+    bind(host, port).close()  # a busy one is refused: Voila would take another than we name
+    environment = make_environment(Settings())
     _start_stack()
     sys.stderr.write(f"the panel is at http://{host}:{port}\n")
     return _run(
         [
-            *("-m", "voila", str(_PAGE), f"--port={port}", f"--Voila.ip={host}"),
-            "--VoilaConfiguration.strip_sources=True",
+            *("-m", "voila", str(_PAGE), f"--Voila.ip={host}"),
+            *(f"--port={port}", "--Voila.port_retries=0"),
+            *("--VoilaConfiguration.strip_sources=True", "--template=longtask"),
             *([] if browser else ["--no-browser"]),
-        ]
+        ],
+        environment | {"JUPYTER_PATH": os.pathsep.join(_find_template_roots())},
     )
+
+
+def _find_template_roots() -> list[str]:
+    """Return where Jupyter looks for more: our page's template first, then what the user set."""
+    return [str(_PACKAGE / "widgets" / "jupyter"), *filter(None, [os.environ.get("JUPYTER_PATH")])]
+
+
+def make_environment(settings: Settings) -> dict[str, str]:
+    """Return settings as environment variables, secrets in the clear.
+
+    Kernels run in the notebook's folder, where they would not see the `.env` of the folder in
+    which the command was typed, and silently use the local stack.
+    """
+    environment = {}
+    for name in settings.model_fields_set:
+        value = getattr(settings, name)
+        text = secret(value) if isinstance(value, SecretStr) else str(value)
+        environment[_find_variable(name)] = text
+    return environment
+
+
+def _find_variable(name: str) -> str:
+    """Return the environment variable of a setting."""
+    alias = Settings.model_fields[name].validation_alias
+    if isinstance(alias, AliasChoices):
+        alias = str(alias.choices[0])
+    return alias if isinstance(alias, str) else name.upper()
 
 
 def _common(*, browser: bool) -> list[str]:
@@ -108,14 +182,59 @@ def _start_stack() -> None:
         LocalStack.join_or_start()
 
 
-def _run(arguments: list[str]) -> int:
-    """Run a server in the foreground; Ctrl-C ends it without a question."""
+def _run(arguments: list[str], environment: dict[str, str]) -> int:
+    """Run a server in the foreground; Ctrl-C and a SIGTERM to us end it, without a question."""
+    _leave_when_told()
     server = subprocess.Popen(  # noqa: S603 - our own interpreter
-        [os.path.abspath(sys.executable), *arguments], start_new_session=True
+        [os.path.abspath(sys.executable), *arguments],
+        env=os.environ | environment,
+        start_new_session=True,  # a Ctrl-C of the terminal would reach it, and Jupyter ask back
+        preexec_fn=_die_with_parent(),
     )
     try:
         return server.wait()
-    except KeyboardInterrupt:
-        server.send_signal(signal.SIGTERM)  # SIGINT would make Jupyter ask
+    finally:
+        _end(server)
+
+
+def _leave_when_told() -> None:
+    """Have SIGTERM and a closed terminal unwind us like Ctrl-C, so that the server is ended."""
+
+    def leave(number: int, _: object) -> NoReturn:
+        sys.exit(128 + number)  # as a shell reports it
+
+    for name in ("SIGTERM", "SIGHUP"):
+        known = getattr(signal, name, None)  # Windows has no SIGHUP
+        if known is not None and signal.getsignal(known) is not signal.SIG_IGN:  # as nohup sets it
+            signal.signal(known, leave)
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """Return what the server runs before exec so that it never outlives a killed `longtask`."""
+    if sys.platform != "linux":
+        return None
+    # Loaded before the fork: between fork and exec nothing may take a lock.
+    prctl = ctypes.CDLL(None).prctl
+    parent = os.getpid()
+
+    def ask_the_kernel() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it died before prctl could see it
+            os._exit(1)
+
+    return ask_the_kernel
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """End the server, which ends its kernels; killed when it takes too long or we are told again.
+
+    SIGTERM, since SIGINT would make Jupyter ask.
+    """
+    server.terminate()
+    try:
+        server.wait(_STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        sys.stderr.write(f"the server did not end within {_STOP_TIMEOUT_S:g} s: killed\n")
+    finally:
+        server.kill()
         server.wait()
-        raise

@@ -22,6 +22,7 @@ from longtask_kit.events import TERMINAL_STATUSES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+    from datetime import datetime
 
     from longtask_kit.events import Transcript
     from longtask_kit.task import Task
@@ -59,7 +60,7 @@ class TaskOutput(anywidget.AnyWidget):
         self._meta: dict[str, Any] = {"status": "idle", "isWatching": False, "label": label}
         self._stop_listening: Callable[[], None] = lambda: None
         self._is_draw_due = False
-        self._drawn_at = 0.0
+        self._drawn_at = self._timed_at = 0.0
         super().__init__(in_panel=in_panel)
         self.on_msg(self._receive)
         self._keep_messages_off_busy_shells()
@@ -87,6 +88,7 @@ class TaskOutput(anywidget.AnyWidget):
                 maxTokens=task.spec.get("maxTokens"),
                 isWatching=True,
                 canRetry=True,
+                isReplay=task.is_over,
             )
         self.status = "pending"  # not the end of what was shown before
         self._stop_listening = task.listen(self._schedule_draw)
@@ -149,6 +151,8 @@ class TaskOutput(anywidget.AnyWidget):
             changed = {name: v for name, v in figures.items() if self._meta.get(name) != v}
             if figures["status"] in TERMINAL_STATUSES:
                 changed["isWatching"] = False
+            if "elapsedMs" in changed:
+                self._timed_at = self._drawn_at
             self._send_update(text[len(self._text) :], changed)
         if self.status != figures["status"]:
             self.status = figures["status"]
@@ -183,8 +187,15 @@ class TaskOutput(anywidget.AnyWidget):
                 "epoch": self._epoch,
                 "seq": max(self._seq, 0),
                 "text": self._text,
-                "meta": dict(self._meta),
+                "meta": self._meta | self._tell_time(),
             }
+
+    def _tell_time(self) -> dict[str, Any]:
+        """Return the task's time as of now: a reloaded page did not see when it was sent."""
+        elapsed_ms = self._meta.get("elapsedMs")
+        if elapsed_ms is None or self._meta["status"] in TERMINAL_STATUSES:
+            return {}
+        return {"elapsedMs": elapsed_ms + round((time.monotonic() - self._timed_at) * 1000)}
 
     def _receive(self, _: object, message: dict[str, Any], __: object) -> None:
         """Act on a message of the front end; nothing here may block the kernel's shell."""
@@ -222,24 +233,27 @@ class TaskOutput(anywidget.AnyWidget):
             comm._reply_subshell_for = lambda _, default: default  # noqa: SLF001
 
 
-_FIGURES = ("status", "attempt", "tokens", "elapsedMs", "firstTokenMs", "error", "code", "cure")
+_FIGURES = (
+    *("status", "attempt", "tokens", "elapsedMs", "attemptBeganMs", "firstTokenMs"),
+    *("error", "code", "cure"),
+)
 
 
 def _take_view(state: Transcript) -> tuple[str, int, dict[str, Any]]:
     """Return a task's text, attempt, and what stands around the text."""
-    first_ms = elapsed_ms = None
-    if state.first_token and state.started:
-        first_ms = round((state.first_token - state.started).total_seconds() * 1000)
-    if state.began and state.updated:
-        elapsed_ms = round((state.updated - state.began).total_seconds() * 1000)
     figures = {
         "status": state.status,
         "attempt": state.attempt,
         "tokens": state.tokens,
-        "elapsedMs": elapsed_ms,
-        "firstTokenMs": first_ms,
+        "elapsedMs": _count_ms(state.began, state.updated),
+        "attemptBeganMs": _count_ms(state.began, state.started),
+        "firstTokenMs": _count_ms(state.started, state.first_token),
         "error": state.error,
         "code": state.code,
         "cure": find_cure(state.code) if state.status == "failed" else None,
     }
     return state.text, state.attempt, figures
+
+
+def _count_ms(begin: datetime | None, end: datetime | None) -> int | None:
+    return round((end - begin).total_seconds() * 1000) if begin and end else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as w
@@ -137,6 +138,15 @@ class TaskPanel(w.VBox):
         )
         self.system = w.Textarea(placeholder="System message, optional.", rows=2, layout=wide)
         self._system_fold = w.Accordion([self.system], titles=("System prompt",))
+        self._fields = {
+            "prompt": self.prompt,
+            "model": self.model,
+            "temperature": self.temperature,
+            "maxTokens": self.max_tokens,
+            "system": self.system,
+        }
+        for name, field in self._fields.items():
+            field.add_class(f"longtask-field-{name}")  # `js/src/fields.js` finds them by it
         self.submit_button = w.Button(
             description="Submit", button_style="primary", icon="paper-plane", tooltip="Ctrl+Enter"
         )
@@ -171,8 +181,7 @@ class TaskPanel(w.VBox):
         """Act on a message of the front end that the output leaves to its panel."""
         match message.get("t"):
             case "submit":
-                if isinstance(message.get("prompt"), str):
-                    self.prompt.value = message["prompt"]
+                self._take_fields(message.get("fields"))
                 self.submit()
             case "remembered" if self.task is None:
                 self._kit.start(self._offer(str(message.get("taskId"))))
@@ -180,6 +189,18 @@ class TaskPanel(w.VBox):
                 self._continue(str(message.get("taskId")))
             case "dismiss":
                 self.output.show(offer=None)
+
+    def _take_fields(self, typed: object) -> None:
+        """Take over the form as it stands in the page, before ipywidgets tells of it.
+
+        In a busy cell the fields' own messages wait for its end, and those of the output don't.
+        """
+        for name, value in (typed if isinstance(typed, dict) else {}).items():
+            field = self._fields.get(name)
+            # What is no number is ignored as ipywidgets ignores it.
+            with contextlib.suppress(ValueError, traitlets.TraitError):
+                if field is not None and isinstance(value, str):
+                    field.value = type(field.value)(value)
 
     async def _offer(self, task_id: str) -> None:
         """Offer to continue what the page remembers, if it still is under way."""

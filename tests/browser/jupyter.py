@@ -137,6 +137,7 @@ class Notebook:
         (server.root / name).write_text(json.dumps(document))
         page.goto(f"{server.url}/doc/tree/{name}?token={server.token}&reset")
         self.wait_ready()
+        self.set_theme("light")  # a theme is kept on the server, from one test to the next
 
     def wait_ready(self) -> None:
         """Wait until the notebook and its kernel can be used."""
@@ -221,7 +222,9 @@ class Notebook:
         self.page.wait_for_selector(f'body[data-jp-theme-light="{is_light}"]', state="attached")
 
     def shoot(self, locator: Locator, name: str) -> None:
-        """Keep a picture as `NAME.png`, to be looked at."""
+        """Keep a picture as `NAME-light.png` or `NAME-dark.png`, to be looked at."""
+        is_light = self.page.locator("body").get_attribute("data-jp-theme-light") == "true"
+        assert name.endswith("-light" if is_light else "-dark"), "the picture is what it is called"
         SHOTS.mkdir(parents=True, exist_ok=True)
         locator.screenshot(path=SHOTS / f"{name}.png", animations="disabled")
 
@@ -230,10 +233,21 @@ class Notebook:
         found: list[int] = self.page.evaluate("window.longTasks")
         return found
 
-    def _count(self, payload: str | bytes) -> None:
-        data = payload.encode() if isinstance(payload, str) else payload
-        if b'"comm_msg"' in data:
-            self.comm_bytes.append(len(data))
+    def _count(self, frame: str | bytes) -> None:
+        # By its own header: a status that answers a comm_msg names one as its parent.
+        if _find_type(frame) == "comm_msg":
+            self.comm_bytes.append(len(frame))
+
+
+def _find_type(frame: str | bytes) -> str:
+    """Return the type of a message on a kernel's websocket."""
+    from jupyter_server.services.kernels.connection.base import deserialize_msg_from_ws_v1
+
+    if isinstance(frame, str):  # not a kernel's
+        return ""
+    _, (header, *_) = deserialize_msg_from_ws_v1(frame)  # type: ignore[no-untyped-call]
+    found: str = json.loads(header)["msg_type"]
+    return found
 
 
 def _make_cell(source: str, number: int) -> dict[str, Any]:
@@ -256,3 +270,26 @@ def answers(url: str) -> bool:
         return True
     except OSError:
         return False
+
+
+def find_children(parent: int) -> list[int]:
+    """Return the processes that descend from one; none where there is no /proc."""
+    parents = {int(folder.name): _parent_of(folder) for folder in Path("/proc").glob("[0-9]*")}
+    found = [parent]
+    for known in found:  # grows while it is walked
+        found += [pid for pid, above in parents.items() if above == known]
+    return found[1:]
+
+
+def find_running(pids: list[int]) -> list[int]:
+    """Return those processes that still run; a zombie does not."""
+    return [pid for pid in pids if _parent_of(Path("/proc") / str(pid)) is not None]
+
+
+def _parent_of(folder: Path) -> int | None:
+    try:
+        # proc(5): pid (name) state ppid …; the name may hold blanks and brackets.
+        state, parent, *_ = (folder / "stat").read_text().rpartition(")")[2].split()
+    except OSError:  # it has ended meanwhile
+        return None
+    return None if state == "Z" else int(parent)

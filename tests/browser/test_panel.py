@@ -100,7 +100,7 @@ def watch_ten_thousand_tokens(notebook: Notebook, number: int) -> list[int]:
     assert len(text) > 40_000
     # The markdown library is sent once a page, and is no part of the answer.
     updates = [size for size in notebook.comm_bytes if size < 120_000]
-    assert len(updates) <= 60 * max(seconds, 1)
+    assert 0 < len(updates) <= 31 * seconds + 5
     assert sum(updates) <= 1.5 * len(text.encode()) + 650 * len(updates)
     return [ms for ms in notebook.long_tasks() if ms > 50]
 
@@ -218,6 +218,56 @@ def test_the_keyboard_suffices(open_notebook: Open) -> None:
     notebook.run_code("assert panel.task.spec['prompt'] == 'Explain tides', panel.task.spec")
     notebook.page.keyboard.press("Escape")
     wait_for_status(notebook, "cancelled")
+
+
+def test_a_submit_in_a_busy_cell_brings_what_was_typed_last(open_notebook: Open) -> None:
+    notebook = open_panel(open_notebook, model="demo-fast", prompt="")
+    notebook.run_code("import time; time.sleep(6)", wait=False)
+    panel = notebook.output(1).locator(".longtask-panel")
+    panel.locator("textarea").first.fill("Explain tides")
+    panel.get_by_label("Model").fill("demo@5")
+    panel.get_by_label("Max tokens").fill("77")  # and it is not left
+    notebook.page.keyboard.press("Control+Enter")
+    wait_for_status(notebook, "running", timeout_s=5)
+    notebook.run_code("spec = panel.task.spec")
+    notebook.run_code("assert (spec['model'], spec['maxTokens']) == ('demo@5', 77), spec")
+    notebook.run_code("assert spec['prompt'] == 'Explain tides', spec; panel.cancel()")
+
+
+def test_the_clock_ticks_while_nothing_is_heard_of_the_time(open_notebook: Open) -> None:
+    notebook = open_panel(open_notebook, model="demo-slow-start")
+    submit(notebook)
+    wait_for_status(notebook, "running")
+    notebook.run_code(
+        "import threading\n"
+        "for n in range(8):\n"
+        "    told = {'notice': f'news {n}'}\n"
+        "    threading.Timer(n / 4, panel.output.show, kwargs=told).start()"
+    )
+    notebook.page.get_by_text("news 1").wait_for()
+    early = read_clock_s(notebook)
+    notebook.page.get_by_text("news 7").wait_for()
+    assert read_clock_s(notebook) >= early + 1.2
+    notebook.run_code("panel.cancel()")
+
+
+def read_clock_s(notebook: Notebook) -> float:
+    shown = notebook.output(1).locator(".longtask-figures").inner_text()
+    found = re.search(r"([\d.]+) (ms|s)\s+time", shown)
+    assert found, shown
+    return float(found[1]) / (1000 if found[2] == "ms" else 1)
+
+
+def test_an_ended_task_shown_again_is_not_read_aloud(open_notebook: Open) -> None:
+    notebook = open_panel(open_notebook, model="demo@200")
+    submit(notebook)
+    spoken = notebook.output(1).locator(".longtask-spoken")
+    spoken.filter(has_text="scripted demo").wait_for(state="attached")
+    notebook.run_code("panel.watch(panel.task)")
+    again = spoken.filter(has_text=re.compile(r"^completed, 167 tokens$"))
+    again.wait_for(state="attached")
+    notebook.reload()
+    again.wait_for(state="attached")
 
 
 def test_scrolling_up_stops_the_following(open_notebook: Open) -> None:

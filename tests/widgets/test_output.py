@@ -80,8 +80,34 @@ def test_a_new_attempt_is_a_new_text(kit: lt.Kit) -> None:
     assert front.epoch == 2
     assert front.meta["notice"] == "Attempt 2: the text starts over"
     assert front.meta["attempt"] == 2
+    assert 0 < front.meta["attemptBeganMs"] < front.meta["elapsedMs"], "its rate is its own"
     output.watch(kit.submit("Explain tides", model="demo-fast"))
     assert replay(output).meta["notice"] is None, "the next task is not told of it"
+
+
+def test_a_snapshot_tells_the_time_as_of_now(kit: lt.Kit) -> None:
+    task = kit.submit("x", model="demo-slow-start")
+    output = TaskOutput(task)
+    wait_until(lambda: output.status == "running")
+
+    def tell_ms() -> int:
+        ms: int = output.get_state()["snapshot"]["meta"]["elapsedMs"]
+        return ms
+
+    before = tell_ms()
+    wait_until(lambda: tell_ms() >= before + 100)
+    assert replay(output).text == "", "no message brought that"
+    task.cancel()
+    wait_until(lambda: output.status == "cancelled")
+    assert tell_ms() == tell_ms()
+
+
+def test_an_ended_task_shown_again_is_marked_as_no_news(kit: lt.Kit) -> None:
+    task = kit.submit("Explain tides", model="demo-fast")
+    output = show(task)
+    assert replay(output).meta["isReplay"] is False
+    output.watch(task)
+    assert replay(output).meta["isReplay"] is True
 
 
 def test_any_snapshot_is_whole(kit: lt.Kit) -> None:

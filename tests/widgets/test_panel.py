@@ -50,6 +50,25 @@ def test_a_new_task_does_not_begin_with_the_end_of_the_last(kit: lt.Kit) -> None
         assert (seen[0], seen[-1]) == ("pending", "completed")
 
 
+def test_a_submit_of_the_page_brings_the_form_as_it_stands(kit: lt.Kit) -> None:
+    panel = kit.panel()
+    typed = {
+        "prompt": "Explain tides",
+        "model": "demo-fast",
+        "temperature": "0.3",
+        "maxTokens": "40",
+        "system": "Be brief.",
+    }
+    panel.output._receive(panel.output, {"t": "submit", "fields": typed}, [])
+    assert panel.task is not None
+    spec = panel.task.spec
+    assert {name: str(spec[name]) for name in typed} == typed
+    nonsense = {"maxTokens": "many", "temperature": "", "history": "x", "prompt": None}
+    for fields in (nonsense, "nonsense", None):
+        panel.output._receive(panel.output, {"t": "submit", "fields": fields}, [])
+        assert panel.task.spec == spec, "what is no value changes nothing"
+
+
 def test_bad_input_is_shown_and_submits_nothing(kit: lt.Kit) -> None:
     panel = kit.panel()
     panel.prompt.value = "   "

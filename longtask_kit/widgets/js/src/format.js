@@ -14,9 +14,9 @@ export function formatDuration(ms) {
   return `${Math.floor(seconds / 60)} min ${String(seconds % 60).padStart(2, "0")} s`;
 }
 
-/** Tokens a second since the first token, or null before there is anything to divide. */
+/** Tokens a second since this attempt's first token, or null before there is anything to divide. */
 export function tokensPerSecond(meta, elapsedMs) {
-  const streamingMs = elapsedMs - (meta.firstTokenMs ?? 0);
+  const streamingMs = elapsedMs - (meta.attemptBeganMs ?? 0) - (meta.firstTokenMs ?? 0);
   return meta.tokens > 1 && streamingMs > 100 ? (1000 * meta.tokens) / streamingMs : null;
 }
 
@@ -35,11 +35,4 @@ export function describeFigures(meta, elapsedMs) {
   if (rate != null) figures.push(["tokens/s", rate.toFixed(rate < 10 ? 1 : 0)]);
   if (meta.firstTokenMs != null) figures.push(["first token", formatDuration(meta.firstTokenMs)]);
   return figures;
-}
-
-/** Complete sentences of `text` after `from`, for a screen reader, and where they end. */
-export function takeSentences(text, from) {
-  const fresh = text.slice(from);
-  const match = /^[\s\S]*[.!?。！？:\n](?=\s|$|[^\w])/u.exec(fresh);
-  return match ? { spoken: match[0].trim(), end: from + match[0].length } : { spoken: "", end: from };
 }

@@ -1,16 +1,22 @@
 // The front end of `TaskOutput`: one buffer a model in `initialize`, views only draw it.
 // A model's text reaches the page as text, or as markdown-it's html:false output, never otherwise.
 import { createBuffer, takeSnapshot, takeUpdate } from "./buffer.js";
-import { describeFigures, describeStatus, isActive, takeSentences, TERMINAL } from "./format.js";
+import { createClock, readClock, setClock } from "./clock.js";
+import { readFields } from "./fields.js";
+import { describeFigures, describeStatus, isActive, TERMINAL } from "./format.js";
+import { giveUpAfter, shareLibrary } from "./library.js";
+import { createSpeech, takeSpeech } from "./speech.js";
 
 const SILENCE_MS = 5000; // then the snapshot is asked for: an update may have been lost
 const SPEAK_MS = 2000;
 const CHUNK = 4000; // characters a text element holds; a browser lays out what is near the screen
+const LIBRARY_TIMEOUT_MS = 10_000;
 const LIBRARY = Symbol.for("longtask_kit.markdown");
 
 /** What the views of one model share; anywidget calls the default export once a model. */
 function createState() {
-  return { buffer: createBuffer(), views: new Set(), heardAt: performance.now(), askedAt: -Infinity };
+  const now = performance.now();
+  return { buffer: createBuffer(), clock: createClock(), views: new Set(), heardAt: now, askedAt: -Infinity };
 }
 
 function initialize(state, { model }) {
@@ -21,12 +27,13 @@ function initialize(state, { model }) {
   };
   const changed = () => {
     state.heardAt = performance.now();
+    setClock(state.clock, state.buffer.meta, state.heardAt);
     remember(model, state.buffer.meta);
     for (const view of state.views) view.schedule();
   };
   const takeState = () => takeSnapshot(state.buffer, model.get("snapshot")) && changed();
   const takeMessage = (message) => {
-    if (message?.t === "lib") state.resolveLibrary?.(message.src);
+    if (message?.t === "lib") takeLibrary(state, message.src);
     if (message?.t !== "u") return;
     const verdict = takeUpdate(state.buffer, message);
     if (verdict === "applied") changed();
@@ -56,7 +63,7 @@ function render(state, { model, el }) {
   let frame = 0;
   const draw = () => {
     frame = 0;
-    view.draw(state.buffer, performance.now() - state.heardAt, () => loadLibrary(model, state));
+    view.draw(state.buffer, readClock(state.clock, performance.now()), () => loadLibrary(model, state));
   };
   view.schedule = () => {
     frame ||= requestAnimationFrame(draw);
@@ -75,20 +82,28 @@ function render(state, { model, el }) {
   };
 }
 
-/** The markdown library, once a page: asked of the kernel, imported through a Blob URL. */
+/** The markdown library, once a page: asked of a kernel, imported through a Blob URL. */
 function loadLibrary(model, state) {
-  globalThis[LIBRARY] ??= new Promise((resolve) => {
-    state.resolveLibrary = resolve;
+  return shareLibrary(globalThis, LIBRARY, async () => {
+    const answer = new Promise((resolve) => (state.resolveLibrary = resolve));
     model.send({ t: "lib" });
-  }).then(async (source) => {
-    const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
-    try {
-      return await import(/* webpackIgnore: true */ url);
-    } finally {
-      URL.revokeObjectURL(url);
-    }
+    return importSource(await giveUpAfter(LIBRARY_TIMEOUT_MS, answer));
   });
-  return globalThis[LIBRARY];
+}
+
+/** Take the library's source; after its time, what was left as plain text is drawn again. */
+function takeLibrary(state, source) {
+  state.resolveLibrary?.(source);
+  for (const view of state.views) view.schedule();
+}
+
+async function importSource(source) {
+  const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+  try {
+    return await import(/* webpackIgnore: true */ url);
+  } finally {
+    URL.revokeObjectURL(url);
+  }
 }
 
 // -- the panel's keys and memory ------------------------------------------------------------------
@@ -99,8 +114,7 @@ function bindKeys(el, model, state) {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
       event.stopPropagation(); // JupyterLab would run the cell
-      // ipywidgets sends what is typed with a delay, so the prompt as it stands goes along.
-      model.send({ t: "submit", prompt: panel.querySelector("textarea")?.value });
+      model.send({ t: "submit", fields: readFields(panel) });
     } else if (event.key === "Escape" && isActive(state.buffer.meta.status)) {
       event.preventDefault();
       event.stopPropagation(); // JupyterLab would leave edit mode
@@ -158,7 +172,7 @@ const button = (label, title, onclick) =>
 
 function createView(el, send) {
   const parts = buildParts(el, send);
-  const drawn = { epoch: -1, length: 0, isRendered: false, figures: "", spoken: 0, status: "" };
+  const drawn = { epoch: -1, length: 0, isRendered: false, figures: "", speech: null, status: "" };
   let isFollowing = true;
   let wantsRaw = false;
 
@@ -191,7 +205,8 @@ function createView(el, send) {
 
   function drawText(buffer) {
     if (buffer.epoch !== drawn.epoch || buffer.text.length < drawn.length) {
-      Object.assign(drawn, { epoch: buffer.epoch, length: 0, isRendered: false, spoken: 0 });
+      Object.assign(drawn, { epoch: buffer.epoch, length: 0, isRendered: false });
+      drawn.speech = createSpeech(performance.now());
       parts.text.replaceChildren();
       parts.rendered.replaceChildren();
       showText();
@@ -220,8 +235,8 @@ function createView(el, send) {
     try {
       blocks = (await load()).renderBlocks(buffer.text);
     } catch {
-      drawn.isRendered = false;
-      return; // the raw text stays
+      if (drawn.epoch === epoch) drawn.isRendered = false; // drawn again when the library comes
+      return; // the plain text stays
     }
     const began = parts.rendered;
     for (let at = 0; at < blocks.length; at += 20) {
@@ -282,10 +297,9 @@ function createView(el, send) {
 
   return {
     schedule: () => {},
-    draw(buffer, sinceHeardMs, load) {
+    draw(buffer, elapsedMs, load) {
       const { meta } = buffer;
       const isOver = TERMINAL.has(meta.status);
-      const elapsedMs = meta.elapsedMs == null ? null : meta.elapsedMs + (isOver ? 0 : sinceHeardMs);
       drawHeader(meta, elapsedMs);
       drawNotes(meta);
       drawText(buffer);
@@ -296,8 +310,7 @@ function createView(el, send) {
       if (isOver && hasText && !drawn.isRendered) drawRendered(buffer, load);
     },
     speak(buffer) {
-      const { spoken, end } = takeSentences(buffer.text, drawn.spoken);
-      drawn.spoken = end;
+      const spoken = drawn.speech ? takeSpeech(drawn.speech, buffer, performance.now()) : "";
       if (spoken) parts.polite.textContent = spoken;
     },
   };

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { describeFigures, describeStatus, formatDuration, isActive, takeSentences, tokensPerSecond } from "../src/format.js";
+import { describeFigures, describeStatus, formatDuration, isActive, tokensPerSecond } from "../src/format.js";
 
 test("durations read well at every size", () => {
   const rows = [[0, "0 ms"], [849.6, "850 ms"], [1000, "1.0 s"], [59_949, "59.9 s"], [65_000, "1 min 05 s"]];
@@ -11,6 +11,11 @@ test("a rate needs tokens and time", () => {
   assert.equal(tokensPerSecond({ tokens: 1 }, 5000), null);
   assert.equal(tokensPerSecond({ tokens: 100, firstTokenMs: 1000 }, 3000), 50);
   assert.equal(tokensPerSecond({ tokens: 100, firstTokenMs: 1000 }, 1050), null);
+});
+
+test("a later attempt's rate counts its own time only", () => {
+  const meta = { tokens: 100, attempt: 2, attemptBeganMs: 60_000, firstTokenMs: 1000 };
+  assert.equal(tokensPerSecond(meta, 63_000), 50);
 });
 
 test("a retry says which attempt comes", () => {
@@ -27,12 +32,4 @@ test("unknown figures are left out", () => {
 
 test("only what still does something is active", () => {
   assert.deepEqual(["idle", "pending", "running", "retrying", "completed"].map(isActive), [false, true, true, true, false]);
-});
-
-test("whole sentences are spoken, each once", () => {
-  const text = "One. Two and a ha";
-  const first = takeSentences(text, 0);
-  assert.deepEqual(first, { spoken: "One.", end: 4 });
-  assert.equal(takeSentences(text, first.end).spoken, "");
-  assert.equal(takeSentences("一句话。下一", 0).spoken, "一句话。");
 });
