@@ -18,12 +18,14 @@ from longtask_kit.errors import (
 )
 from longtask_kit.events import make_valid_text
 from longtask_kit.publish import AttemptStopped, AttemptWriter, Publisher
+from longtask_kit.records import Begun, Busy, CancelPending, Done, Gone
 from longtask_kit.run import Handler, Outcome, TaskContext
-from longtask_kit.store import Begun, Busy, CancelPending, Done, Gone, Store
 from longtask_kit.submit import TaskSpec
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+
+    from longtask_kit.store import Store
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ import httpx
 from longtask_kit.errors import ConfigError, QuotaError, StoreError, SubmitError
 from longtask_kit.keys import is_task_id
 from longtask_kit.queue import Queue
-from longtask_kit.store import Store, TaskRecord
+from longtask_kit.records import TaskRecord
+from longtask_kit.store import Store
 from longtask_kit.submit import TaskSpec, cancel_task, delete_task, retry_task, submit_task
 from longtask_kit.subscribe import EventSource, HttpSource, RedisSource, expired
 

@@ -28,7 +28,7 @@ from longtask_kit.terminal import (
 
 if TYPE_CHECKING:
     from longtask_kit.kit import Kit
-    from longtask_kit.store import TaskRecord
+    from longtask_kit.records import TaskRecord
     from longtask_kit.task import Task
 
 _INTERRUPTED = 130

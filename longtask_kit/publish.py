@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 from longtask_kit.errors import StoreError, StoreRefusedError
 from longtask_kit.events import Usage, encode_entry, make_valid_text
-from longtask_kit.store import Append
+from longtask_kit.records import Append
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
@@ -22,19 +21,27 @@ from upstash_redis.errors import UpstashError
 
 from longtask_kit.errors import StoreError, StoreRefusedError, describe_foreign
 from longtask_kit.events import (
-    TERMINAL_STATUSES,
     Cursor,
     EventType,
     Status,
     TaskEvent,
-    Usage,
     decode_entry,
     encode_entry,
-    from_ms,
     make_valid_text,
     to_ms,
 )
 from longtask_kit.keys import OPEN_INDEX, TASK_INDEX, channel_name, log_key, task_key
+from longtask_kit.records import (
+    Append,
+    Begun,
+    Busy,
+    CancelPending,
+    Done,
+    Gone,
+    Settled,
+    TaskRecord,
+    read_record,
+)
 from longtask_kit.settings import secret
 
 if TYPE_CHECKING:
@@ -55,113 +62,6 @@ _FOREIGN = (
 
 _SWEPT_AT_ONCE = 100
 _PAGE = 1000  # log entries read in one command; the hosted service caps an answer's size
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskRecord:
-    """A task as its hash in Redis tells it; the text is in the log."""
-
-    task_id: str
-    status: Status
-    attempt: int
-    spec: dict[str, Any]
-    message_id: str | None
-    error: str | None
-    code: str | None
-    usage: Usage | None
-    created: datetime
-    updated: datetime
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the task has ended."""
-        return self.status in TERMINAL_STATUSES
-
-    def to_wire(self) -> dict[str, Any]:
-        """Return the answer of `GET /api/tasks/{id}`; the prompt is cut to 200 characters."""
-        return {
-            "taskId": self.task_id,
-            "status": self.status,
-            "error": self.error,
-            "code": self.code,
-            "attempt": self.attempt,
-            "prompt": str(self.spec.get("prompt", ""))[:200],
-            "model": self.spec.get("model"),
-            "usage": self.usage.to_wire() if self.usage else None,
-            "messageId": self.message_id,
-            "createdAt": to_ms(self.created),
-            "updatedAt": to_ms(self.updated),
-        }
-
-    @classmethod
-    def from_wire(cls, wire: dict[str, Any]) -> Self:
-        """Read what `to_wire` wrote; `spec` then holds prompt and model only."""
-        return cls(
-            task_id=wire["taskId"],
-            status=wire["status"],
-            attempt=wire["attempt"],
-            spec={"prompt": wire["prompt"], "model": wire["model"]},
-            message_id=wire["messageId"],
-            error=wire["error"],
-            code=wire["code"],
-            usage=Usage.from_wire(wire["usage"]) if wire["usage"] else None,
-            created=from_ms(wire["createdAt"]),
-            updated=from_ms(wire["updatedAt"]),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """The delivery holds the lease of attempt `attempt`; `spec` is what to run, as recorded."""
-
-    attempt: int
-    spec: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Busy:
-    """Another attempt holds the lease for `left_s` more seconds."""
-
-    left_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """The task ended before, as `status`."""
-
-    status: Status
-
-
-@dataclass(frozen=True, slots=True)
-class CancelPending:
-    """A cancel was asked for, and the attempt that should have heeded it is gone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """No such task: never recorded, expired, or deleted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """The task was ended by this call."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Append:
-    """One attempt's part of a flush.
-
-    Attributes:
-        entries: `[id, field, value, …]` each, in order; none renews the lease only.
-        fields: Hash fields to set along with them, `[field, value, …]`.
-        release: Give the lease back: the attempt is over.
-    """
-
-    task_id: str
-    attempt: int
-    entries: Sequence[list[str]] = ()
-    fields: Sequence[str] = ()
-    release: bool = False
 
 
 class Store:
@@ -382,7 +282,7 @@ class Store:
     async def read_task(self, task_id: str) -> TaskRecord | None:
         """Return a task's record, or None when it is unknown or expired."""
         [reply] = await self._run([["HGETALL", task_key(task_id)]])
-        return _read_record(task_id, reply)
+        return read_record(task_id, reply)
 
     async def list_tasks(self, *, limit: int, status: Status | None = None) -> list[TaskRecord]:
         """Return tasks, newest first, at most `limit`, only those with `status` if given."""
@@ -391,7 +291,7 @@ class Store:
             [ids] = await self._run([["ZREVRANGE", TASK_INDEX, start, start + 99]])
             if ids:
                 replies = await self._run([["HGETALL", task_key(task_id)] for task_id in ids])
-                records = map(_read_record, ids, replies)
+                records = map(read_record, ids, replies)
                 found += [r for r in records if r and status in (None, r.status)]
             if len(ids) < 100 or len(found) >= limit:
                 break
@@ -475,28 +375,6 @@ def _load_script(name: str) -> tuple[str, str]:
     folder = files("longtask_kit") / "lua"
     source = (folder / "prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
     return source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
-
-
-def _read_record(task_id: str, reply: dict[str, str] | list[str]) -> TaskRecord | None:
-    if not reply:
-        return None
-    record = reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
-    if "spec" not in record:
-        return None  # written by somebody else, or half expired
-    usage = record.get("usage")
-    created_ms = int(record["created_ms"])
-    return TaskRecord(
-        task_id=task_id,
-        status=record["status"],  # type: ignore[arg-type]  # only our scripts write it
-        attempt=int(record["attempt"]),
-        spec=json.loads(record["spec"]),
-        message_id=record.get("message_id"),
-        error=record.get("error"),
-        code=record.get("code"),
-        usage=Usage.from_wire(json.loads(usage)) if usage else None,
-        created=from_ms(created_ms),
-        updated=from_ms(int(record.get("updated_ms", created_ms))),
-    )
 
 
 def _dump(value: list[str]) -> str:

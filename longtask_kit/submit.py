@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from longtask_kit.errors import StoreError, SubmitError
 from longtask_kit.keys import new_task_id
-from longtask_kit.store import Done, Gone, Settled
+from longtask_kit.records import Done, Gone, Settled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from longtask_kit.backends import Backend
     from longtask_kit.events import Status, TaskEvent, Transcript, Usage
-    from longtask_kit.store import TaskRecord
+    from longtask_kit.records import TaskRecord
 
 _CATCH_UP_S = 10.0
 _Answer = TypeVar("_Answer")

@@ -19,9 +19,10 @@ from longtask_kit.http_edge import (
     refusals,
 )
 from longtask_kit.keys import is_task_id
+from longtask_kit.records import TaskRecord
 from longtask_kit.services import Services
 from longtask_kit.settings import secret
-from longtask_kit.store import Store, TaskRecord
+from longtask_kit.store import Store
 from longtask_kit.submit import TaskSpec, cancel_task, delete_task, retry_task, submit_task
 from longtask_kit.subscribe import expired, follow
 

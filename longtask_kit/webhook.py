@@ -29,6 +29,7 @@ from longtask_kit.http_edge import (
 )
 from longtask_kit.keys import is_task_id
 from longtask_kit.queue import verify_signature
+from longtask_kit.records import Busy
 from longtask_kit.run import Handler
 from longtask_kit.services import Services
 from longtask_kit.settings import (
@@ -39,7 +40,6 @@ from longtask_kit.settings import (
     Settings,
     is_loopback,
 )
-from longtask_kit.store import Busy
 from longtask_kit.submit import TaskSpec
 from longtask_kit.tasks_api import create_tasks_router
 

@@ -12,7 +12,8 @@ import longtask_kit as lt
 from longtask_kit.events import START, Transcript
 from longtask_kit.keys import log_key, new_task_id
 from longtask_kit.publish import AttemptStopped, Publisher
-from longtask_kit.store import Append, Begun, Busy, CancelPending, Done, Gone, Settled, Store
+from longtask_kit.records import Append, Begun, Busy, CancelPending, Done, Gone, Settled
+from longtask_kit.store import Store
 from tests.proxy import proxy_to
 
 pytestmark = pytest.mark.anyio

@@ -334,7 +334,7 @@ def test_ctrl_c_on_up_is_quiet_while_a_task_runs(up: subprocess.Popen[str]) -> N
         _, errors = up.communicate(timeout=20)
         running.kill()
     assert up.returncode == 130
-    assert errors == ""
+    assert errors == "interrupted\n"
 
 
 def test_down_ends_the_stack_once(up: subprocess.Popen[str]) -> None:
