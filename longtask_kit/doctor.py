@@ -11,7 +11,14 @@ import httpx
 
 from longtask_kit.errors import ConfigError, LongTaskError
 from longtask_kit.queue import Queue
-from longtask_kit.settings import SERVER_NAMES, WHERE, Settings, is_loopback, secret
+from longtask_kit.settings import (
+    SERVER_NAMES,
+    WHERE,
+    Settings,
+    direct_connection,
+    is_loopback,
+    secret,
+)
 from longtask_kit.store import Store
 
 if TYPE_CHECKING:
@@ -144,7 +151,9 @@ async def _ask_webhook(settings: Settings) -> str:
 
 async def _get(url: str, name: str, headers: dict[str, str]) -> httpx.Response:
     try:
-        async with httpx.AsyncClient(timeout=10.0) as client:
+        with direct_connection(url):
+            client = httpx.AsyncClient(timeout=10.0)
+        async with client:
             return await client.get(url, headers=headers)
     except (httpx.HTTPError, httpx.InvalidURL) as exc:
         raise ConfigError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import importlib.util
 import json
@@ -17,17 +16,17 @@ from pydantic import AliasChoices, SecretStr
 
 from longtask_kit.errors import ConfigError
 from longtask_kit.kit import is_hosted
+from longtask_kit.local.children import die_with_parent
 from longtask_kit.serve import bind
 from longtask_kit.settings import Settings, secret
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
 _PACKAGE = Path(__file__).parent
 _PAGE = _PACKAGE / "widgets" / "panel_page.ipynb"
 _COPIED = ".longtask-copied.json"
 _STOP_TIMEOUT_S = 15.0  # a server waits up to 5 s for each of its kernels
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def find_lessons() -> list[Path]:
@@ -189,7 +188,7 @@ def _run(arguments: list[str], environment: dict[str, str]) -> int:
         [os.path.abspath(sys.executable), *arguments],
         env=os.environ | environment,
         start_new_session=True,  # a Ctrl-C of the terminal would reach it, and Jupyter ask back
-        preexec_fn=_die_with_parent(),
+        preexec_fn=die_with_parent(),
     )
     try:
         return server.wait()
@@ -207,22 +206,6 @@ def _leave_when_told() -> None:
         known = getattr(signal, name, None)  # Windows has no SIGHUP
         if known is not None and signal.getsignal(known) is not signal.SIG_IGN:  # as nohup sets it
             signal.signal(known, leave)
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """Return what the server runs before exec so that it never outlives a killed `longtask`."""
-    if sys.platform != "linux":
-        return None
-    # Loaded before the fork: between fork and exec nothing may take a lock.
-    prctl = ctypes.CDLL(None).prctl
-    parent = os.getpid()
-
-    def ask_the_kernel() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before prctl could see it
-            os._exit(1)
-
-    return ask_the_kernel
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:

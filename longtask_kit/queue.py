@@ -22,7 +22,7 @@ from longtask_kit.errors import (
     SubmitError,
     describe_foreign,
 )
-from longtask_kit.settings import SIGNING_NAMES, secret
+from longtask_kit.settings import SIGNING_NAMES, direct_connection, secret
 
 if TYPE_CHECKING:
     from qstash.http import RetryConfig
@@ -47,7 +47,9 @@ class Queue:
         """Make a queue from settings; nothing is sent yet."""
         settings.require("QSTASH_TOKEN", "LONGTASK_BASE_URL")
         token = secret(settings.qstash_token)
-        return cls(AsyncQStash(token, retry=_RETRY, base_url=settings.qstash_url), settings)
+        with direct_connection(settings.qstash_url):
+            client = AsyncQStash(token, retry=_RETRY, base_url=settings.qstash_url)
+        return cls(client, settings)
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from longtask_kit.errors import NonRetryableError, RetryableError
 from longtask_kit.events import Usage, make_valid_text
-from longtask_kit.settings import secret
+from longtask_kit.settings import direct_connection, secret
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAIError
@@ -109,15 +109,17 @@ class OpenAIHandler:
             from openai import AsyncOpenAI
 
             self._settings.require("OPENAI_API_KEY")
+            with direct_connection(self._settings.openai_base_url):
+                # A pool's bound would make the 101st task wait for the first to end.
+                http_client = httpx2.AsyncClient(
+                    limits=httpx2.Limits(max_connections=None), follow_redirects=True
+                )
             self._client = AsyncOpenAI(
                 api_key=secret(self._settings.openai_api_key),
                 base_url=self._settings.openai_base_url,
                 max_retries=0,  # the queue retries; one attempt calls the model once
                 timeout=httpx2.Timeout(self._settings.model_timeout_s, connect=10.0),
-                # A pool's bound would make the 101st task wait for the first to end.
-                http_client=httpx2.AsyncClient(
-                    limits=httpx2.Limits(max_connections=None), follow_redirects=True
-                ),
+                http_client=http_client,
             )
         return self._client
 

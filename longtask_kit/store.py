@@ -42,7 +42,7 @@ from longtask_kit.records import (
     TaskRecord,
     read_record,
 )
-from longtask_kit.settings import secret
+from longtask_kit.settings import direct_connection, secret
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,12 +79,14 @@ class Store:
     def open(cls, settings: Settings) -> Self:
         """Make a store from settings; nothing is sent yet."""
         settings.require("UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN")
-        redis = Redis(
-            settings.upstash_redis_rest_url or "",
-            secret(settings.upstash_redis_rest_token),
-            rest_retries=0,  # whoever calls decides what is safe to send again, and when
-            allow_telemetry=False,
-        )
+        url = settings.upstash_redis_rest_url or ""
+        with direct_connection(url):
+            redis = Redis(
+                url,
+                secret(settings.upstash_redis_rest_token),
+                rest_retries=0,  # whoever calls decides what is safe to send again, and when
+                allow_telemetry=False,
+            )
         return cls(redis, ttl_s=settings.ttl_s, lease_s=settings.lease_s)
 
     async def aclose(self) -> None:

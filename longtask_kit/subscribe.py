@@ -26,7 +26,7 @@ from longtask_kit.errors import (
 )
 from longtask_kit.events import START, Cursor, TaskEvent, decode_entry, decode_frame
 from longtask_kit.keys import channel_name
-from longtask_kit.settings import Settings, secret
+from longtask_kit.settings import Settings, direct_connection, secret
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -117,7 +117,8 @@ class RedisSource:
         # After this long without news the log is read: a lost message delays, it never hangs.
         self._deadline_s = settings.patience_s
         self._idle_timeout_s = 2.0 if settings.has_loopback_redis else 20.0
-        self._client = httpx.AsyncClient(timeout=_TIMEOUT, limits=_NO_LIMITS)
+        with direct_connection(self._url):
+            self._client = httpx.AsyncClient(timeout=_TIMEOUT, limits=_NO_LIMITS)
 
     async def aclose(self) -> None:
         """Close the connections."""

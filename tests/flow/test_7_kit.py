@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import multiprocessing
+import os
 import pickle
 import threading
 import time
@@ -380,3 +381,19 @@ def test_many_threads_that_follow_one_task_see_each_event_once(kit: lt.Kit) -> N
     cursors = [event.cursor for event in task.events()]
     assert cursors == sorted(set(cursors))
     assert text == kit.submit("Explain tides", model="demo-fast").result(30)
+
+
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9"])
+def test_a_proxy_variable_does_not_come_between_us_and_this_machine(
+    settings: lt.Settings, proxy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "all_proxy"):
+        monkeypatch.setenv(name, proxy)
+    monkeypatch.setenv("no_proxy", "example.com")
+    with lt.connect(settings=settings, quiet=True) as kit:
+        kit.serve()  # the model's client is made in this process
+        assert kit.submit("Explain tides", model="demo-fast").result(30)
+        base_url = kit.settings.base_url if kit.settings else ""
+        with lt.connect(base_url, quiet=True) as remote:
+            assert remote.submit("Explain tides", model="demo-fast").result(30)
+    assert os.environ["no_proxy"] == "example.com"
