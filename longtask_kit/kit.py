@@ -285,7 +285,7 @@ class Kit:
     def start(self, work: Coroutine[Any, Any, _Answer]) -> Future[_Answer]:
         """Run a coroutine on the background loop."""
         try:
-            self._check_usable()
+            self.check_usable()
         except ConfigError:
             work.close()
             raise
@@ -293,7 +293,7 @@ class Kit:
 
     def call_later(self, delay_s: float, work: Callable[[], None]) -> None:
         """Call a function on the background loop's thread, after a delay."""
-        self._check_usable()
+        self.check_usable()
         self._loop.call_soon_threadsafe(self._loop.call_later, delay_s, work)
 
     def ask(self, question: Callable[[Backend], Coroutine[Any, Any, _Answer]]) -> _Answer:
@@ -315,7 +315,8 @@ class Kit:
             self._use(settings.model_copy(update={"base_url": served.url}), served)
         return self._call(question(self.backend))
 
-    def _check_usable(self) -> None:
+    def check_usable(self) -> None:
+        """Raise ConfigError when nothing can be done here any more: closed, or a fork's child."""
         if self._is_closed:
             raise ConfigError("This kit is closed; make another with connect().")
         if not self._is_ours:

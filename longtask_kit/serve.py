@@ -60,6 +60,8 @@ class ServedApp:
         self._thread.start()
         while not self._server.started and self._thread.is_alive():
             self._thread.join(0.005)
+        if not self._server.started:
+            raise ConfigError("The webhook app did not start; its error is printed above.")
 
     def __repr__(self) -> str:
         return f"<ServedApp {self.url}>"

@@ -41,6 +41,10 @@ class Door(Protocol):
         """Where calls go."""
         ...
 
+    def check_usable(self) -> None:
+        """Raise ConfigError when nothing can be done here any more: closed, or a fork's child."""
+        ...
+
     def start(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
         """Run a coroutine on the background loop."""
         ...
@@ -289,6 +293,8 @@ class Task:
 
     def _follow(self) -> None:
         """Have the background thread take events in, unless it does or did."""
+        if not self._feed.is_closed:
+            self.door.check_usable()  # else whoever waits would wait for ever
         with self._following:
             if self._follower is None or self._feed.error is not None:
                 self._reopen()

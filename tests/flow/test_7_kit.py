@@ -322,9 +322,18 @@ def test_half_an_environment_is_a_config_error_that_names_the_other_half(
 
 def test_a_forked_child_is_told_to_connect_again(kit: lt.Kit) -> None:
     task = kit.submit("rivers", model="demo-fast")
+    followed = kit.submit("rivers", model="demo-slow-start")
+    followed.events()
+    calls: list[Callable[[], object]] = [
+        lambda: kit.submit("x"),
+        task.result,
+        followed.result,
+        kit.tasks,
+        lambda: kit.attach(task.id),
+    ]
 
     def use_kit(answers: Connection) -> None:
-        for call in (lambda: kit.submit("x"), task.result, kit.tasks, lambda: kit.attach(task.id)):
+        for call in calls:
             try:
                 answers.send(str(call()))
             except lt.ConfigError as error:
@@ -337,7 +346,7 @@ def test_a_forked_child_is_told_to_connect_again(kit: lt.Kit) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Python 3.12 warns of a fork beside threads, rightly
         child.start()
-    for _ in range(4):
+    for _ in calls:
         assert here.poll(20), "the child hangs"
         assert "connect() again" in here.recv()
     assert here.poll(20), "the child hangs"
