@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
@@ -17,26 +16,20 @@ import httpx
 from httpx_sse import SSEError, aconnect_sse
 
 from longtask_kit.errors import (
-    ConfigError,
     StoreError,
     StreamError,
     StreamExpiredError,
     StreamSilentError,
     describe_foreign,
 )
-from longtask_kit.events import START, Cursor, TaskEvent, decode_entry, decode_frame
-from longtask_kit.keys import channel_name
-from longtask_kit.settings import Settings, direct_connection, secret
+from longtask_kit.events import START, Cursor, TaskEvent, decode_frame
+from longtask_kit.news import SSE_TIMEOUT, News, NewsHub, check_answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from longtask_kit.settings import Settings
     from longtask_kit.store import Store
-
-_MAX_NEWS = 1000  # kept for a slow reader; more are dropped, and the log is read instead
-# Servers send a comment every 15 s; a connection that is silent for longer is half open.
-_TIMEOUT = httpx.Timeout(10.0, read=45.0, pool=None)
-_NO_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20)
 
 
 class EventSource(Protocol):
@@ -112,21 +105,18 @@ class RedisSource:
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
-        self._url = settings.upstash_redis_rest_url
-        self._token = secret(settings.upstash_redis_rest_token)
+        self._hub = NewsHub(settings)
         # After this long without news the log is read: a lost message delays, it never hangs.
         self._deadline_s = settings.patience_s
         self._idle_timeout_s = 2.0 if settings.has_loopback_redis else 20.0
-        with direct_connection(self._url):
-            self._client = httpx.AsyncClient(timeout=_TIMEOUT, limits=_NO_LIMITS)
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await self._hub.aclose()
 
     async def open(self, task_id: str, *, after: Cursor) -> AsyncIterator[TaskEvent]:
         """See `EventSource.open`."""
-        async with self._subscribe(task_id) as news:
+        async with self._hub.listen(task_id) as news:
             # Listen before read: what is written between the two is then in the news, the log,
             # or both; the other way round it could be in neither.
             cursor = after
@@ -140,9 +130,7 @@ class RedisSource:
                         return
                 events = await self._next(task_id, news, cursor)
 
-    async def _next(
-        self, task_id: str, news: asyncio.Queue[TaskEvent | StreamError], cursor: Cursor
-    ) -> list[TaskEvent] | None:
+    async def _next(self, task_id: str, news: News, cursor: Cursor) -> list[TaskEvent] | None:
         """Return what comes after the cursor: the next news, or the log where news has a hole."""
         try:
             async with asyncio.timeout(self._idle_timeout_s):
@@ -171,58 +159,6 @@ class RedisSource:
             return await self._store.read_log(task_id, after=after) or None
         return events
 
-    @contextlib.asynccontextmanager
-    async def _subscribe(
-        self, task_id: str
-    ) -> AsyncIterator[asyncio.Queue[TaskEvent | StreamError]]:
-        """Yield the queue of news once the subscription is acknowledged."""
-        news: asyncio.Queue[TaskEvent | StreamError] = asyncio.Queue()
-        acknowledged = asyncio.Event()
-        listener = asyncio.create_task(self._listen(task_id, news, acknowledged))
-        waiting = asyncio.create_task(acknowledged.wait())
-        try:
-            await asyncio.wait({listener, waiting}, return_when=asyncio.FIRST_COMPLETED)
-            if not acknowledged.is_set():
-                listener.result()  # raises what kept it from being acknowledged
-            yield news
-        finally:
-            listener.cancel()
-            waiting.cancel()
-            # Not gather: a second cancel of ours would pass on to the listener while it closes its
-            # connection, which would then stay open for good.
-            await asyncio.wait({listener, waiting})
-            if not listener.cancelled():
-                listener.exception()  # seen: whoever needed it has it from `news`
-
-    async def _listen(
-        self,
-        task_id: str,
-        news: asyncio.Queue[TaskEvent | StreamError],
-        acknowledged: asyncio.Event,
-    ) -> None:
-        """Put news into the queue; at the end of the connection put the reason.
-
-        A task of its own, since a timeout around the connection's iterator would close it.
-        """
-        url = f"{self._url}/subscribe/{channel_name(task_id)}"
-        headers = {"Authorization": f"Bearer {self._token}"}
-        reason = "the server closed the subscription"
-        try:
-            async with aconnect_sse(self._client, "POST", url, headers=headers) as source:
-                await _check_answer(source.response, "UPSTASH_REDIS_REST_TOKEN")
-                async for frame in source.aiter_sse():
-                    kind, _, rest = frame.data.partition(",")
-                    if kind == "subscribe":
-                        acknowledged.set()
-                    elif kind == "message" and news.qsize() < _MAX_NEWS:
-                        news.put_nowait(_decode_news(rest.partition(",")[2]))
-        except (httpx.HTTPError, SSEError) as exc:
-            reason = f"UPSTASH_REDIS_REST_URL: {describe_foreign(exc)}"
-        lost = StreamError(f"The subscription was lost: {reason}.", task_id=task_id)
-        if not acknowledged.is_set():
-            raise lost
-        news.put_nowait(lost)
-
 
 class HttpSource:
     """Events from a webhook app's own `GET /api/tasks/stream`, which replays by itself."""
@@ -241,13 +177,13 @@ class HttpSource:
                 self._url,
                 params={"taskId": task_id},
                 headers=headers,
-                timeout=_TIMEOUT,
+                timeout=SSE_TIMEOUT,
             ) as source:
                 if source.response.status_code == 204:
                     return
                 if source.response.status_code == 404:
                     raise expired(task_id, cursor=after)
-                await _check_answer(source.response, "api_key")
+                await check_answer(source.response, "api_key")
                 async for frame in source.aiter_sse():
                     yield decode_frame(frame.data, frame.id)
         except (httpx.HTTPError, SSEError, ValueError) as exc:
@@ -281,21 +217,3 @@ def expired(task_id: str, *, cursor: Cursor = START) -> StreamExpiredError:
 
 def _connected() -> TaskEvent:
     return TaskEvent(type="connected", cursor=START, time=datetime.now(UTC))
-
-
-def _decode_news(payload: str) -> TaskEvent:
-    """Read a channel's message; anything foreign counts as a hole, so that the log is read."""
-    try:
-        return decode_entry(json.loads(payload))
-    except ValueError:
-        hole = Cursor(2**63, 0)
-        return TaskEvent(type="status", cursor=hole, time=datetime.now(UTC))
-
-
-async def _check_answer(response: httpx.Response, credential: str) -> None:
-    if response.status_code in (401, 403):
-        raise ConfigError(f"{response.url.host} refused the credential; check {credential}.")
-    if response.status_code != 200:
-        await response.aread()
-        response.raise_for_status()
-        raise httpx.HTTPError(f"answered {response.status_code}")

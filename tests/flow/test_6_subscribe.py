@@ -1,6 +1,7 @@
 """Stage 6: replay, then live, each event exactly once, whatever happens to the connection."""
 
 import asyncio
+import contextlib
 import json
 import random
 from collections.abc import Callable
@@ -243,3 +244,35 @@ async def test_a_reader_that_returns_after_the_end_is_sent_away(
     backend = HttpBackend(settings.base_url or "")
     assert [event async for event in follow(backend.source, task.id, after=last)] == []
     await backend.aclose()
+
+
+async def test_all_followers_of_a_process_share_one_subscription(
+    settings: lt.Settings, kit: lt.Kit, redis: Redis
+) -> None:
+    task = kit.submit("Explain tides", model="demo@50", max_tokens=60)
+    channel = f"longtask:{task.id}"
+    store = Store.open(settings)
+    source = RedisSource(store, settings)
+
+    async def read_text(limit: int | None = None) -> str:
+        transcript = Transcript()
+        async with contextlib.aclosing(follow(source, task.id)) as events:  # type: ignore[type-var]
+            async for event in events:
+                transcript.apply(event)
+                if limit is not None and transcript.tokens >= limit:
+                    break  # one that leaves early ends nobody else's
+        return transcript.text
+
+    def count_subscriptions() -> int:
+        _, count = cast("list[Any]", redis.execute(["PUBSUB", "NUMSUB", channel]))
+        return int(count)
+
+    early = [asyncio.create_task(read_text(limit=5)) for _ in range(5)]
+    whole = [asyncio.create_task(read_text()) for _ in range(20)]
+    await asyncio.gather(*early)
+    assert count_subscriptions() == 1
+    late = await read_text()
+    assert {late, *await asyncio.gather(*whole)} == {await task}
+    await asyncio.to_thread(wait_until, lambda: count_subscriptions() == 0)
+    await source.aclose()
+    await store.aclose()
