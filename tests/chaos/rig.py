@@ -70,6 +70,7 @@ class Watched:
     max_tokens: int
     looks: int = 0
     wrong: list[str] = field(default_factory=list)
+    readers: list[lt.Task] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -77,6 +78,7 @@ class Watched:
 
     def watch(self, task: lt.Task) -> None:
         """Have another reader of the task watched as well."""
+        self.readers.append(task)
         task.listen(lambda: self._look(task))
 
     def _look(self, task: lt.Task) -> None:
@@ -90,6 +92,7 @@ class Watched:
     def check(self) -> list[TaskEvent]:
         """Check that the log tells one clean run after the other, the last one whole."""
         text = self.task.result(60)
+        assert [reader.result(60) for reader in self.readers] == [text] * len(self.readers)
         events = list(self.task.events())
         assert not self.wrong, self.wrong[:3]
         last = events[-1].cursor.attempt

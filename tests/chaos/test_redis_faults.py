@@ -2,7 +2,9 @@
 
 import asyncio
 import random
+import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -45,6 +47,21 @@ def inject(faults: FaultyRedis, rng: random.Random, script: bytes, each: int) ->
     faults.draw_fault = draw
 
 
+def spare_the_struck(faults: FaultyRedis, *, most: int) -> None:
+    """Let no task meet more faults than that: its deliveries are numbered."""
+    draw = faults.draw_fault
+    struck: Counter[bytes] = Counter()
+
+    def draw_sparingly(body: bytes) -> str | None:
+        found = re.search(rb"task_[\w-]+", body)
+        task_id = found.group() if found else b""
+        fault = draw(body) if struck[task_id] < most else None
+        struck[task_id] += fault is not None
+        return fault
+
+    faults.draw_fault = draw_sparingly
+
+
 def test_a_redis_that_fails_in_every_way_loses_and_doubles_nothing(
     scale: Callable[..., int], figures: Callable[[str, str], None]
 ) -> None:
@@ -72,6 +89,7 @@ def test_a_fault_while_an_attempt_begins_costs_a_lease_and_no_token(
     attempts = 0
     with open_rig(front=faults, CHAOS_REDIS_TIMEOUT_S="0.3") as rig:
         inject(faults, random.Random(6), _BEGIN, each)
+        spare_the_struck(faults, most=3)
         while faults.injected.total() < each * len(FAULTS):
             batch = [rig.submit(new_prompt(), max_tokens=30) for _ in range(8)]
             attempts += sum(rig.check(watched)[-1].cursor.attempt for watched in batch)
