@@ -17,6 +17,11 @@ for _name in [*os.environ]:
         del os.environ[_name]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    # Here and not in tests/chaos: pytest must know it whatever folder it is started on.
+    parser.addoption("--chaos", choices=("short", "full"), default="short", help="how many kills")
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"

@@ -1,0 +1,112 @@
+"""The demo model with another text for every attempt, and a record of every call."""
+
+import json
+import threading
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING
+
+from starlette.types import Message, Receive, Scope, Send
+
+from longtask_kit.local.model import create_model_app
+from longtask_kit.local.prose import split_tokens, write_long_reply, write_reply
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+
+@cache
+def tokens_of(prompt: str, attempt: int, *, max_tokens: int = 1000) -> tuple[str, ...]:
+    """Return what the model says to a prompt in an attempt; a long prompt's model is the long one.
+
+    The seed is the attempt's number, so that a mixture of two attempts can't pass for a text.
+    """
+    write = write_long_reply if prompt.startswith("At length") else write_reply
+    return tuple(split_tokens(write(prompt, seed=attempt))[:max_tokens])
+
+
+def text_of(prompt: str, attempt: int, *, max_tokens: int = 1000) -> str:
+    """Return the same as one text."""
+    return "".join(tokens_of(prompt, attempt, max_tokens=max_tokens))
+
+
+@dataclass(eq=False)
+class Call:
+    """One request for a completion.
+
+    Attributes:
+        task_id: Whose it is, and which `attempt` of it.
+        prompt: What was asked.
+        tokens: How many were sent.
+        is_whole: The last byte was sent.
+        ended: Set when the answer is over: whole, or the client has left.
+    """
+
+    task_id: str
+    attempt: int
+    prompt: str
+    tokens: int = 0
+    is_whole: bool = False
+    ended: threading.Event = field(default_factory=threading.Event)
+
+
+async def _let_pass(_: Call) -> None:
+    pass
+
+
+class RecordingModel:
+    """An ASGI app around the stack's demo model.
+
+    Attributes:
+        calls: Every completion that was asked for, in order.
+        after_write: Awaited after every write of tokens, on the model's own loop: the place to
+            kill somebody at a token, to slow a call down, or to hold it.
+    """
+
+    def __init__(self, api_key: str) -> None:
+        self._demo = create_model_app(api_key=api_key, tokens_per_s=400)
+        self.calls: list[Call] = []
+        self.after_write: Callable[[Call], Awaitable[None]] = _let_pass
+
+    def calls_of(self, task_id: str, attempt: int | None = None) -> list[Call]:
+        """Return the calls of a task, or of one attempt of it."""
+        return [c for c in self.calls if c.task_id == task_id and attempt in (None, c.attempt)]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope."""
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._demo(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        task_id, _, attempt = headers[b"x-client-request-id"].decode().partition("/")
+        body = json.loads(await _read_body(receive)) | {"seed": int(attempt)}
+        call = Call(task_id, int(attempt), body["messages"][-1]["content"])
+        self.calls.append(call)
+        unread = [json.dumps(body).encode()]
+
+        async def receive_seeded() -> Message:
+            if unread:
+                return {"type": "http.request", "body": unread.pop(), "more_body": False}
+            return await receive()
+
+        async def send_counted(message: Message) -> None:
+            await send(message)
+            sent = message.get("body", b"")
+            call.tokens += sent.count(b'"delta":{"content":')
+            call.is_whole = call.is_whole or b"[DONE]" in sent
+            if sent:
+                await self.after_write(call)
+
+        try:
+            await self._demo(scope, receive_seeded, send_counted)
+        finally:
+            call.ended.set()
+
+
+async def _read_body(receive: Receive) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            return bytes(body)
