@@ -33,11 +33,12 @@ _MAX_BUFFER_CHARS = 1_048_576  # then the model stream waits for the flusher
 _MAX_BATCH = 200  # attempts a round trip
 _MAX_BATCH_CHARS = 262_144  # of all of them: up to 1 MB, where the smallest plans refuse a request
 _OUTAGE_LIMIT_S = 30.0  # Redis away for longer ends the attempt as retryable
-# Redis' words for "not now": sending the same again helps.
-_NOT_NOW = ("LOADING", "BUSY", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "READONLY")
+# Refusals that stay the same however often the same is sent; any other answer may be an outage.
+_FINAL = ("WRONGTYPE", "max request size", "WRONGPASS", "NOPERM")
 _MAX_HOG_S = 0.005  # a generator over buffered chunks never yields by itself
 
 CANCEL = "cancel"  # the store's answer when somebody asked for a cancel
+_TORN = "torn"  # the store's answer when Redis came back without the entries before
 SHUTDOWN = "shutdown"  # our own word when the app closes
 _OUTAGE = "outage"  # our own word for a Redis that stays away
 _SHUTDOWN_GRACE_S = 3.0
@@ -151,7 +152,9 @@ class AttemptWriter:
             self._last = None
         self._in_flight = None
         self.last_flush = time.monotonic()
-        if answer != "ok":
+        if answer == _TORN:
+            self.stop(_OUTAGE, because="Redis has lost what it had stored of this attempt.")
+        elif answer != "ok":
             self.stop(answer)
         self._acknowledged.set()
 
@@ -332,7 +335,7 @@ class Publisher:
 
 def _is_final(exc: StoreError) -> bool:
     """Tell whether sending the same again would get the same refusal."""
-    return isinstance(exc, StoreRefusedError) and not any(word in str(exc) for word in _NOT_NOW)
+    return isinstance(exc, StoreRefusedError) and any(word in str(exc) for word in _FINAL)
 
 
 def _status(status: str, *, error: str | None = None, code: str | None = None) -> list[str]:

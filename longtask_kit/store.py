@@ -157,7 +157,8 @@ class Store:
 
         Returns:
             In the order of `batch`: `ok`; `cancel` (stored, and a cancel was asked for);
-            `fenced` (a newer attempt took over) or `gone`: nothing was stored.
+            `fenced` (a newer attempt took over), `gone`, or `torn` (what was stored before is
+            lost): nothing was stored.
 
         Raises:
             StoreError: Redis did not answer; sending the same batch again is safe.

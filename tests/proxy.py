@@ -39,6 +39,7 @@ class Proxy:
 
     def close(self) -> None:
         """Stop."""
+        self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept(), which close() alone does not
         self._listener.close()
         self.cut_all()
 

@@ -1,12 +1,20 @@
 -- Store and announce what an attempt produced, renew its lease, learn of a cancel: one round trip.
 -- ARGV[3] attempt   ARGV[4] lease, ms (0 gives it back)   ARGV[5] entries, JSON [[id, field, value, …], …]
 -- ARGV[6] hash fields, JSON list
--- Returns 'ok' | 'cancel' (stored, and a cancel was asked for) | 'fenced' newer attempt | 'gone'.
+-- Returns 'ok' | 'cancel' (stored, and a cancel was asked for) | 'fenced' newer attempt | 'gone'
+-- | 'torn' (Redis came back without what it had acknowledged: storing more would leave a hole).
 local attempt = redis.call('HGET', KEYS[1], 'attempt')
 if not attempt then return {'gone'} end
 if attempt ~= ARGV[3] then return {'fenced', attempt} end
+local entries = cjson.decode(ARGV[5])
+if entries[1] then
+  local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', '1')[1]
+  local stored = last and string.match(last[1], '^' .. attempt .. '%-(%d+)$') or '0'
+  local seq = string.match(entries[1][1], '%-(%d+)$')
+  if tonumber(seq) > tonumber(stored) + 1 then return {'torn'} end
+end
 local is_new = true
-for _, entry in ipairs(cjson.decode(ARGV[5])) do is_new = add(entry) end
+for _, entry in ipairs(entries) do is_new = add(entry) end
 -- Sent again after a lost reply: what has happened to the task since must stand.
 if not is_new then return {'ok'} end
 local lease = tonumber(ARGV[4])

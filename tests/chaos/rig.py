@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -144,8 +143,6 @@ def open_rig(
         hooks = Webhooks(Path(folder) / "webhook.log")
         exits.callback(hooks.close)
         entrance = enter(proxy_to(hooks.url))
-        # Closing a listener wakes no accept(): it would take one more connection, to nobody.
-        exits.callback(entrance._listener.shutdown, socket.SHUT_RDWR)
         own = {"base_url": entrance.url, "retries": 12, "openai_base_url": f"{model_url}/v1"}
         settings = settings.model_copy(update=own)
         hooks.start(

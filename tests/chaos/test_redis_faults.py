@@ -156,11 +156,6 @@ def test_a_valkey_that_is_killed_in_mid_stream_and_started_again_loses_nothing(
     figures("5 Valkey killed in mid-stream", f"{kills} kills -9, {count_text(done)}")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="append.lua takes an entry whose predecessors Redis has lost: readers that come later "
-    "get a text with a hole, and nothing says so",
-)
 def test_a_valkey_that_lost_its_last_writes_leaves_no_hole_in_a_text(
     folder: Path, scale: Callable[..., int], figures: Callable[[str, str], None]
 ) -> None:

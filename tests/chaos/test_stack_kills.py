@@ -14,7 +14,7 @@ import pytest
 import longtask_kit as lt
 from longtask_kit.local.prose import split_tokens, write_reply
 from tests.chaos.rig import new_prompt
-from tests.local.test_stack_life import find_valkey, is_alive
+from tests.local.processes import find_valkey, is_alive
 from tests.wait import wait_until
 
 pytestmark = pytest.mark.timeout(3600)

@@ -319,3 +319,11 @@ async def test_a_flush_sent_again_undoes_nothing_that_happened_since(store: Stor
     record = await store.read_task(task_id)
     assert record is not None
     assert record.status == "pending"
+
+
+async def test_an_entry_whose_predecessors_are_lost_is_not_taken(store: Store) -> None:
+    # Redis came back without its last writes; going on would leave a hole that nobody notices.
+    task_id, attempt = await start_task(store)
+    part = Append(task_id=task_id, attempt=attempt, entries=[[f"{attempt}-5", "d", "late"]])
+    assert await store.append([part]) == ["torn"]
+    assert await read_text(store, task_id) == ""
