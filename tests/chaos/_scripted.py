@@ -45,7 +45,7 @@ class Reply:
 
     Args:
         parts: Bytes of the body, each sent by itself.
-        then: `end`, `cut` or `stall`.
+        then: `end`, `cut`, `stall`, or `hang`: not even the headers come.
         gate: Waited for after the first part.
     """
 
@@ -54,7 +54,10 @@ class Reply:
     ) -> None:
         self._parts, self._then, self._gate = parts, then, gate
 
-    def respond(self) -> Response:
+    async def respond(self) -> Response:
+        """Return the answer, when it is time."""
+        if self._then == "hang":
+            await asyncio.sleep(20)  # the server notices no departure before it answers
         kind = _CutResponse if self._then == "cut" else StreamingResponse
         return kind(self._stream(), media_type="text/event-stream")
 
@@ -78,7 +81,8 @@ class Refusal:
         self._status = status
         self._headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
-    def respond(self) -> Response:
+    async def respond(self) -> Response:
+        """Return the answer."""
         return JSONResponse(self._body, self._status, headers=self._headers)
 
 
@@ -126,7 +130,7 @@ class ScriptedModel:
             self.calls[prompt] += 1
             replies = self._scripts.get(prompt, [])
             reply = replies.pop(0) if len(replies) > 1 else next(iter(replies), None)
-        return (reply or answer(model_tokens(prompt))).respond()
+        return await (reply or answer(model_tokens(prompt))).respond()
 
 
 @contextlib.contextmanager

@@ -111,6 +111,7 @@ CASES = {
         broken(frame("lost")[:20], then="cut"), "model_connection", tokens=HALF
     ),
     "ended mid-stream": retried(broken(), "model_connection", tokens=HALF),
+    "stall before an answer": retried(Reply([], then="hang"), "model_timeout"),
     "stall before a byte": retried(Reply([b""], then="stall"), "model_timeout"),
     "stall mid-stream": retried(broken(then="stall"), "model_timeout", tokens=HALF),
     "chunk that is not JSON": retried(
@@ -148,7 +149,20 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+FAULTS = {
+    "stall before a byte": "run.OpenAIHandler._stream tells a ReadTimeout as model_connection",
+    "stall mid-stream": "run.OpenAIHandler._stream tells a ReadTimeout as model_connection",
+    "chunk nested too deep": "run._decode_chunk lets json's RecursionError out",
+}
+
+
+def mark_faults(name: str) -> object:
+    """Mark the cases that the product does not pass yet."""
+    faults = [pytest.mark.xfail(strict=True, reason=FAULTS[name])] if name in FAULTS else []
+    return pytest.param(name, marks=faults)
+
+
+@pytest.mark.parametrize("name", [*map(mark_faults, CASES)])
 def test_the_queue_is_told_as_the_table_says(
     own: lt.Settings, model: ScriptedModel, figures: Figures, name: str
 ) -> None:
@@ -245,27 +259,28 @@ BIG = {
 TOO_BIG = pytest.mark.xfail(
     strict=True, reason="known: a flush whose JSON is above 10 MB is refused, and resent for 30 s"
 )
-REFUSED = {"10 MB as one delta", "12 MB as one delta", "4 MB of line feeds in one delta"}
+REFUSED = {"12 MB as one delta", "4 MB of line feeds in one delta"}
 
 
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[TOO_BIG] if name in REFUSED else []) for name in BIG]
 )
 def test_a_huge_answer_is_told_whole(
-    own: lt.Settings, model: ScriptedModel, figures: Figures, name: str
+    settings: lt.Settings, model: ScriptedModel, figures: Figures, name: str
 ) -> None:
     deltas, prompt = BIG[name], f"Write much ({name})"
     model.script(prompt, answer(deltas))
     started = time.monotonic()
-    with lt.connect(settings=own, quiet=True) as kit:
-        task = kit.submit(prompt)
-        text = task.result(15)
-        assert len(text) == sum(map(len, deltas))
-        assert text == "".join(deltas)
-        assert model.calls[prompt] == 1
-        count = len(list(task.events()))
-    with lt.connect(own.base_url, quiet=True) as kit:
-        assert kit.attach(task.id).result(15) == text, "and over HTTP"
+    with served_app(settings, model) as own:  # its own: a flush that is refused holds up others
+        with lt.connect(settings=own, quiet=True) as kit:
+            task = kit.submit(prompt)
+            text = task.result(6)
+            assert len(text) == sum(map(len, deltas))
+            assert text == "".join(deltas)
+            assert model.calls[prompt] == 1
+            count = len(list(task.events()))
+        with lt.connect(own.base_url, quiet=True) as kit:
+            assert kit.attach(task.id).result(6) == text, "and over HTTP"
     seconds = time.monotonic() - started
     size = len(text.encode()) / 1e6
     figures(f"6 {name}", f"{size:.1f} MB exact in {count} events, {seconds:.1f} s")
