@@ -1,7 +1,8 @@
 """Follow a task, and compare every token of it with what the model wrote."""
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 
 import httpx
 
@@ -64,7 +65,10 @@ async def http_source(settings: lt.Settings) -> AsyncIterator[HttpSource]:
         yield HttpSource(settings.base_url or "", client)
 
 
-SOURCES = {"redis": redis_source, "http": http_source}
+SOURCES: dict[str, Callable[[lt.Settings], AbstractAsyncContextManager[EventSource]]] = {
+    "redis": redis_source,
+    "http": http_source,
+}
 BEHIND = {"redis": "upstash_redis_rest_url", "http": "base_url"}
 
 

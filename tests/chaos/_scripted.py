@@ -64,8 +64,8 @@ class Reply:
     async def _stream(self) -> AsyncIterator[bytes]:
         for number, part in enumerate(self._parts):
             yield part
-            while number == 0 and self._gate is not None and not self._gate.is_set():
-                await asyncio.sleep(0.005)
+            if number == 0 and self._gate is not None:
+                await asyncio.to_thread(self._gate.wait, 20)
             await asyncio.sleep(0)
         if self._then == "stall":
             await asyncio.Event().wait()

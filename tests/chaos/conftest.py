@@ -1,6 +1,6 @@
 """How large the chaos is, and a table of what was counted."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -35,7 +35,7 @@ def scale(pytestconfig: pytest.Config) -> Callable[..., int]:
 
 
 @pytest.fixture(scope="session")
-def figures(pytestconfig: pytest.Config) -> Iterator[Callable[[str, str], None]]:
+def figures(pytestconfig: pytest.Config) -> Callable[[str, str], None]:
     """Record one line of the table printed at the end."""
     rows = pytestconfig.stash[_FIGURES]
-    yield lambda scenario, counted: rows.append((scenario, counted))
+    return lambda scenario, counted: rows.append((scenario, counted))

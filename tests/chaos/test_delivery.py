@@ -73,6 +73,23 @@ def check_answers(answers: list[httpx.Response]) -> list[int]:
     return sorted(told.status_code for told in answers)
 
 
+def post_at_once(
+    own: lt.Settings, body: bytes, ids: list[str], gate: threading.Event
+) -> list[httpx.Response]:
+    """Post copies in one moment; the one that runs ends once all the others are answered."""
+    barrier = threading.Barrier(len(ids))
+
+    def post(retried: int) -> httpx.Response:
+        barrier.wait()
+        return deliver(own, body, delivery_id=ids[retried], retried=retried)
+
+    with ThreadPoolExecutor(len(ids)) as pool:
+        posts = [pool.submit(post, number) for number in range(len(ids))]
+        wait_until(lambda: sum(one.done() for one in posts) == len(ids) - 1)
+        gate.set()
+        return [one.result() for one in posts]
+
+
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("ids", ["one message", "as many messages"])
 def test_copies_posted_at_once_run_the_model_once(
@@ -86,18 +103,8 @@ def test_copies_posted_at_once_run_the_model_once(
         model.script(prompt, answer(TOKENS, gate=gate))
         task_id = record_task(own, prompt)
         body = make_body(task_id, prompt)
-        barrier = threading.Barrier(copies)
-
-        def post(number: int, *, barrier=barrier, body=body) -> httpx.Response:  # type: ignore[no-untyped-def]  # noqa: ANN001
-            barrier.wait()
-            delivery_id = "msg_one" if ids == "one message" else f"msg_{number}"
-            return deliver(own, body, delivery_id=delivery_id, retried=number)
-
-        with ThreadPoolExecutor(copies) as pool:
-            posts = [pool.submit(post, number) for number in range(copies)]
-            wait_until(lambda posts=posts: sum(one.done() for one in posts) == copies - 1)  # type: ignore[misc]
-            gate.set()
-            answers = [one.result() for one in posts]
+        named = ["msg_one" if ids == "one message" else f"msg_{n}" for n in range(copies)]
+        answers = post_at_once(own, body, named, gate)
         assert check_answers(answers) == [200] + [503] * (copies - 1)
         for number in range(3):
             again = deliver(own, body, delivery_id="msg_one" if number else "msg_late")
@@ -251,7 +258,7 @@ def test_a_queue_that_is_not_there_leaves_a_failed_task(
 
 ESCAPES = pytest.mark.xfail(
     strict=True,
-    reason="queue.Queue.publish lets KeyError, TypeError, AttributeError out; the task stays pending",
+    reason="Queue.publish lets KeyError, TypeError, AttributeError out; the task stays pending",
 )
 
 
@@ -440,7 +447,7 @@ def test_retries_asked_for_at_once_run_the_task_once(
         task_id = fail_for_good(own, model, prompt)
         with lt.connect(settings=own, quiet=True) as kit:
             tasks = [kit.attach(task_id) for _ in range(5)]
-            refused = []
+            refused: list[lt.SubmitError] = []
 
             def retry(task: lt.Task, refused: list[lt.SubmitError] = refused) -> None:
                 try:

@@ -7,9 +7,10 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from html.parser import HTMLParser
-from typing import Any
+from typing import Any, cast
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -17,6 +18,8 @@ import schemathesis
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
+from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
@@ -31,7 +34,7 @@ from longtask_kit.store import Store
 from longtask_kit.subscribe import EventSource, HttpSource, RedisSource, follow
 from longtask_kit.terminal import print_json_events, print_stream
 from longtask_kit.widgets.bundle import make_bundle
-from tests.chaos._deliveries import record_task
+from tests.chaos._deliveries import deliver, record_task
 from tests.chaos._fake_server import FakeServer, fake_server
 from tests.chaos._scripted import served_app
 
@@ -53,18 +56,19 @@ def examples(count: int) -> hypothesis_settings:
 # -- the app, from its own OpenAPI page ---------------------------------------------------------
 
 
-def put_in_a_real_task(case: schemathesis.Case, task_id: str) -> None:
+def put_in_a_real_task(case: schemathesis.Case[Any], task_id: str) -> None:
     """Name a task that is there; one that was guessed never is."""
     if "task_id" in case.path_parameters:
         case.path_parameters["task_id"] = task_id
     if isinstance(case.body, dict) and "taskId" in case.body:
         case.body["taskId"] = task_id
     if case.path.endswith(("/stream", "/start")) and case.method == "GET":
-        case.query = {"taskId": task_id}
-        case.headers = {}
+        case.query["taskId"] = task_id  # without a place to begin after: it has ended
+        case.query.pop("lastEventId", None)
+        case.headers.clear()
 
 
-def check_answer(case: schemathesis.Case, answer: schemathesis.Response) -> None:
+def check_answer(case: schemathesis.Case[Any], answer: schemathesis.Response) -> None:
     """Check an answer's status, type and shape against the page, and that no refusal is bare."""
     assert answer.status_code < 500 or answer.status_code in (502, 503), answer.text
     case.validate_response(answer, checks=CHECKS)
@@ -92,31 +96,35 @@ def test_every_call_is_answered_as_the_openapi_page_says(
     ids = [kit.submit("Explain tides", model="demo-fast", max_tokens=5) for _ in range(3)]
     tasks = [task.id for task in ids if task.result(30)]
     page = schemathesis.openapi.from_url(f"{settings.base_url}/openapi.json")
-    operations = [found.ok() for found in page.get_all_operations()]
+    operations = [found.ok() for found in page.get_all_operations() if isinstance(found, Ok)]
     assert len(operations) == 12
     for operation in operations:
 
         @examples(count)
         @given(case=operation.as_strategy(generation_mode=mode), task_id=st.sampled_from(tasks))
-        @hypothesis_settings(max_examples=count)
-        def call(case: schemathesis.Case, task_id: str) -> None:
+        def call(case: schemathesis.Case[Any], task_id: str) -> None:
             put_in_a_real_task(case, task_id)
             answer = case.call(timeout=20)
             sent[answer.status_code] = sent.get(answer.status_code, 0) + 1
             check_answer(case, answer)
 
         # A query or path with no constraint can't be wrong.
-        with contextlib.suppress(schemathesis.errors.Unsatisfiable):
+        with contextlib.suppress(Unsatisfiable):
             call()
     shown = ", ".join(f"{number} x {status}" for status, number in sorted(sent.items()))
     figures(f"F OpenAPI, {mode.value}", f"{sum(sent.values())} calls: {shown}")
 
 
-PATHS = st.lists(
-    st.sampled_from(["api", "tasks", "start", "stream", "qstash", "webhook", "..", "%2e", "%00"])
-    | st.text(max_size=5),
-    max_size=5,
-)
+ROUTES = ["api/tasks", "api/tasks/start", "api/tasks/stream", "api/tasks/cancel"]
+ROUTES += ["api/tasks/retry", "api/tasks/task_12345678", "api/health", "api/nothing", ""]
+ROUTES += ["api/qstash/webhook", "api/qstash/failure"]
+PATHS = st.tuples(
+    st.sampled_from(ROUTES), st.sampled_from(["", "/", "//", "%00", "/.."]) | st.text(max_size=4)
+).map(lambda parts: parts[0] + quote(parts[1], safe="%./"))
+JSON_BODIES = st.dictionaries(
+    st.sampled_from(["prompt", "taskId", "model", "maxTokens", "temperature", "metadata"]),
+    st.none() | st.integers() | st.floats() | st.text(max_size=5) | st.lists(st.integers()),
+).map(lambda body: json.dumps(body).encode())
 
 
 @pytest.mark.timeout(3600)
@@ -124,30 +132,45 @@ def test_any_method_path_and_body_is_answered_in_our_shape(
     settings: lt.Settings, scale: Scale, figures: Figures
 ) -> None:
     count, seen = scale(short=150, full=5000), set[int]()
-    methods = st.sampled_from(["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY", "X"])
+    methods = st.sampled_from(["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
     types = st.sampled_from(["application/json", "text/plain", "", "application/json;charset=x"])
     with httpx.Client(timeout=20, follow_redirects=False) as client:
 
         @examples(count)
-        @given(methods, PATHS, types, st.binary(max_size=200) | st.text(max_size=50).map(str.encode))
-        def call(method: str, parts: list[str], type_: str, body: bytes) -> None:
-            path = "/".join(httpx.URL(path="/" + part).raw_path.decode()[1:] for part in parts)
+        @given(methods, PATHS, types, st.binary(max_size=200) | JSON_BODIES)
+        def call(method: str, path: str, type_: str, body: bytes) -> None:
             url = f"{settings.base_url}/{path}"
             answer = client.request(method, url, content=body, headers={"Content-Type": type_})
             seen.add(answer.status_code)
             if answer.status_code != 200:
-                assert answer.status_code in (307, 400, 401, 404, 405), answer.text
+                assert answer.status_code in (307, 400, 401, 404, 405), (url, answer.text)
                 assert answer.status_code == 307 or set(answer.json()) <= {"error", "taskId"}
 
         call()
     figures("F any method, path, body", f"{count} calls: statuses {sorted(seen)}")
 
 
+@pytest.mark.parametrize("path", ["start", "cancel", "retry"])
+@pytest.mark.parametrize("shape", ["[%s]", '{"prompt": "x", "taskId": "x", "metadata": {"a": %s}}'])
+def test_a_body_nested_too_deep_is_a_400(settings: lt.Settings, path: str, shape: str) -> None:
+    body = shape.replace("%s", "[" * 100_000 + "]" * 100_000)
+    headers = {"Content-Type": "application/json"}
+    answer = httpx.post(f"{settings.base_url}/api/tasks/{path}", content=body, headers=headers)
+    assert (answer.status_code, set(answer.json())) == (400, {"error"}), answer.text
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="webhook._QueueApi._read_delivery lets RecursionError out: 500, then retries",
+)
+def test_a_signed_delivery_nested_too_deep_goes_to_the_dead_letters(settings: lt.Settings) -> None:
+    assert deliver(settings, b"[" * 100_000 + b"]" * 100_000).status_code == 489
+
+
 # -- readers, from a server that says anything --------------------------------------------------
 
 HEADS = [
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n",
-    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-16\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: gzip\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9\r\n\r\n",
@@ -189,17 +212,18 @@ BODIES = st.tuples(
 ANSWERS = st.binary(max_size=60) | st.tuples(st.sampled_from(HEADS), BODIES).map(b"".join)
 DEEP = b"[" * 100_000
 HTTP_DEEP = HEADS[0] + b"id: 1-1\ndata: " + DEEP + b"\n\n"
+UTF_16 = HEADS[0].replace(b"stream", b"stream; charset=utf-16") + b"data: 1\n\n"
 HEX_CHARSET = HEADS[0].replace(b"stream", b"stream; charset=hex") + b"data: 1\n\n"
 
 
 async def consume(source: EventSource, task_id: str) -> str:
     """Read a source to its end, which only our errors may be; returns the error's name."""
+    events = cast("AsyncGenerator[TaskEvent]", source.open(task_id, after=START))
     try:
-        async with asyncio.timeout(5), contextlib.aclosing(source.open(task_id, after=START)) as events:  # type: ignore[type-var]
+        async with asyncio.timeout(5), contextlib.aclosing(events):
             async for event in events:
                 assert isinstance(event, TaskEvent)
     except LongTaskError as error:
-        assert str(error)
         return type(error).__name__
     return "end"
 
@@ -264,7 +288,7 @@ NEWS = st.lists(
         st.lists(st.text(max_size=3) | st.just("1-1"), max_size=7).map(
             lambda entry: b"data: message,x," + json.dumps(entry).encode()
         ),
-        st.sampled_from([b"data: message,x,[\"0-1\",\"k\",\"end\",\"t\",\"1\"]", b"data: message"]),
+        st.sampled_from([b'data: message,x,["0-1","k","end","t","1"]', b"data: message"]),
         LINES,
     ),
     max_size=6,
@@ -284,11 +308,13 @@ RECURSION = pytest.mark.xfail(
     strict=True, reason="json.loads raises RecursionError, which is no ValueError"
 )
 CHARSET = pytest.mark.xfail(
-    strict=True, reason="httpx decodes text by any codec, hex too: TypeError or AssertionError"
+    strict=True,
+    reason="httpx decodes text by the codec the server names: UnicodeError, AssertionError",
 )
 HOSTILE = [
     pytest.param(HTTP_DEEP, marks=RECURSION, id="nested deep"),
     pytest.param(HEX_CHARSET, marks=CHARSET, id="charset=hex"),
+    pytest.param(UTF_16, id="charset=utf-16"),
     pytest.param(HEADS[0] + b"data: " + b"9" * 10_000 + b"\n\n", id="a long number"),
     pytest.param(HEADS[0] + b"data: " + b"x" * 5_000_000, id="a long line"),
     pytest.param(HEADS[0] + b"\n" * 1_000_000, id="a million empty lines"),
@@ -302,16 +328,27 @@ def test_a_hostile_app_can_not_make_a_reader_fall(answer: bytes) -> None:
         assert read() == "StreamError"
 
 
+ACKNOWLEDGED = HEADS[0] + b"data: subscribe,x,1\n\n"
+
+
 @pytest.mark.parametrize(
-    "news",
+    "answer",
     [
-        pytest.param(b"data: message,x," + DEEP, marks=RECURSION, id="nested deep"),
-        pytest.param(b'data: message,x,["1-1","u",%d]' % 10**4299, id="a long number"),
+        pytest.param(UTF_16, marks=CHARSET, id="charset=utf-16"),
+        pytest.param(HEX_CHARSET, marks=CHARSET, id="charset=hex"),
+        pytest.param(
+            ACKNOWLEDGED + b"data: message,x," + DEEP + b"\n\n", marks=RECURSION, id="nested deep"
+        ),
+        pytest.param(
+            ACKNOWLEDGED + b'data: message,x,["1-1","u",%d]\n\n' % 10**4299, id="a long number"
+        ),
     ],
 )
-def test_hostile_news_do_not_deafen_a_reader(settings: lt.Settings, news: bytes) -> None:
+def test_a_hostile_redis_can_not_make_a_reader_fall_or_deaf(
+    settings: lt.Settings, answer: bytes
+) -> None:
     with fake_server() as server, redis_reader(server, settings) as read:
-        server.answer = HEADS[0] + b"data: subscribe,x,1\n\n" + news + b"\n\n"
+        server.answer = answer
         assert read() == "StreamError", "and not silence"
 
 
@@ -328,8 +365,16 @@ def test_a_server_that_only_says_nonsense_is_told_within_the_limit() -> None:
 
 
 def test_a_kit_whose_app_sends_odd_events_ends_with_our_error() -> None:
-    odd = [{"type": "start", "data": "x"}, {"type": "content", "data": ["x"], "tokens": -5}]
-    record = {"taskId": "task_12345678", "status": "running", "attempt": 1, "prompt": "x"}
+    odd: list[dict[str, Any]] = [
+        {"type": "start", "data": "x"},
+        {"type": "content", "data": ["x"], "tokens": -5},
+    ]
+    record: dict[str, Any] = {
+        "taskId": "task_12345678",
+        "status": "running",
+        "attempt": 1,
+        "prompt": "x",
+    }
     rest = {"model": None, "messageId": None, "error": None, "code": None, "usage": None}
     body = json.dumps(record | rest | {"createdAt": 1, "updatedAt": 1}).encode()
     with fake_server() as server:
@@ -496,11 +541,13 @@ class Tags(HTMLParser):
 OURS = {"div", "p", "b", "br", "em", "strong", "code", "pre", "a", "ul", "ol", "li", "hr"}
 OURS |= {"blockquote", "h1", "h2", "h3", "h4", "h5", "h6"}
 OURS |= {"table", "thead", "tbody", "tr", "th", "td"}
-PIECES = st.sampled_from(
-    ["<", ">", '"', "'", "`", "[", "](", ")", "javascript:", "data:text/html,", "&#x6a;", "&lt;"]
-    + ["<script>", "<img src=x onerror=", "<svg/onload=", "</div>", "<!--", "-->", "\n", "\n\n"]
-    + ["    ", "|-|", "|", "```", "# ", "- ", "> ", "![", "<a href=", "style=", "\x1b[2J", "\x00"]
-) | st.text(max_size=5)
+PIECES = (
+    st.sampled_from(["<", ">", '"', "'", "`", "[", "](", ")", "javascript:", "data:text/html,"])
+    | st.sampled_from(["<script>", "<img src=x onerror=", "<svg/onload=", "</div>", "<!--", "-->"])
+    | st.sampled_from(["\n", "\n\n", "    ", "|-|", "|", "```", "# ", "- ", "> ", "![", "<a href="])
+    | st.sampled_from(["&#x6a;", "&lt;", "style=", "\x1b[2J", "\x00"])
+    | st.text(max_size=5)
+)
 
 
 @pytest.mark.timeout(3600)

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import httpx
 import pytest
@@ -209,6 +209,12 @@ async def test_a_subscription_that_stays_open_and_says_nothing_is_made_up_for_by
     figures("4 no news at all, redis", f"{len(events)} events by reading the log")
 
 
+async def take_all(events: AsyncIterator[TaskEvent], seen: list[TaskEvent]) -> None:
+    """Add what comes to what was seen."""
+    async for event in events:
+        seen.append(event)
+
+
 async def test_when_everything_is_half_open_the_reader_says_so_within_its_limit(
     settings: lt.Settings, monkeypatch: pytest.MonkeyPatch, figures: Figures
 ) -> None:
@@ -217,16 +223,13 @@ async def test_when_everything_is_half_open_the_reader_says_so_within_its_limit(
         with wire_to(getattr(settings, BEHIND[kind])) as wire:
             task_id = await submit(settings, model="demo@100", max_tokens=100)
             async with opened(lead_through(settings, kind, wire.url)) as source:
-                if kind == "redis":
-                    source._store._timeout_s = 0.3  # type: ignore[union-attr]
-                    source._idle_timeout_s = 0.3  # type: ignore[union-attr]
+                if isinstance(source, subscribe.RedisSource):
+                    source._store._timeout_s = source._idle_timeout_s = 0.3
                 events = subscribe.follow(source, task_id, silence_limit_s=1.0)
                 seen = [await anext(events) for _ in range(3)]
                 wire.on_answer = lambda *_: b""
                 with pytest.raises(lt.StreamSilentError, match="attach again later") as caught:
-                    async with asyncio.timeout(20):
-                        async for event in events:
-                            seen.append(event)
+                    await asyncio.wait_for(take_all(events, seen), 20)
                 assert caught.value.cursor == str(seen[-1].cursor)
                 wire.on_answer = lambda _, data: data
                 wire.cut_all()
@@ -314,9 +317,7 @@ async def test_after_any_cursor_of_ten_thousand_tokens_comes_exactly_the_rest(
     settings: lt.Settings, scale: Scale, figures: Figures, kind: str
 ) -> None:
     tokens = model_tokens("Explain rivers", is_long=True, max_tokens=10_000)
-    task_id = await submit(
-        settings, prompt="Explain rivers", model="demo-long", max_tokens=10_000
-    )
+    task_id = await submit(settings, prompt="Explain rivers", model="demo-long", max_tokens=10_000)
     async with SOURCES[kind](settings) as source:
         await read_all(source, task_id)
         whole = await read_all(source, task_id)  # the late one
@@ -351,7 +352,7 @@ async def test_a_cursor_between_two_attempts_gives_the_next_attempt(
 LOG_ONLY = pytest.mark.xfail(
     strict=True,
     raises=TimeoutError,
-    reason="subscribe.RedisSource._read takes an empty log for 'nothing new' while the record is there",
+    reason="RedisSource._read takes an empty log for 'nothing new' while the record is there",
 )
 
 
