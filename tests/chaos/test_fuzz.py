@@ -92,7 +92,7 @@ def test_every_call_is_answered_as_the_openapi_page_says(
     figures: Figures,
     mode: schemathesis.GenerationMode,
 ) -> None:
-    count, sent = scale(short=20, full=400), dict[int, int]()
+    count, sent = scale(short=15, full=400), dict[int, int]()
     ids = [kit.submit("Explain tides", model="demo-fast", max_tokens=5) for _ in range(3)]
     tasks = [task.id for task in ids if task.result(30)]
     page = schemathesis.openapi.from_url(f"{settings.base_url}/openapi.json")
@@ -240,8 +240,10 @@ def http_reader(server: FakeServer) -> Iterator[Callable[[], str]]:
     with running_loop() as run:
         client = httpx.AsyncClient()
         source = HttpSource(server.url, client)
-        yield lambda: run(consume(source, "task_12345678"))
-        run(client.aclose())
+        try:
+            yield lambda: run(consume(source, "task_12345678"))
+        finally:
+            run(client.aclose())
 
 
 @contextlib.contextmanager
@@ -253,9 +255,11 @@ def redis_reader(server: FakeServer, settings: lt.Settings) -> Iterator[Callable
         source = RedisSource(
             store, settings.model_copy(update={"upstash_redis_rest_url": server.url})
         )
-        yield lambda: run(consume(source, task_id))
-        run(source.aclose())
-        run(store.aclose())
+        try:
+            yield lambda: run(consume(source, task_id))
+        finally:
+            run(source.aclose())
+            run(store.aclose())
 
 
 def fuzz_reader(
@@ -278,7 +282,7 @@ def fuzz_reader(
 @pytest.mark.timeout(3600)
 def test_an_http_reader_gets_our_errors_only(scale: Scale, figures: Figures) -> None:
     with fake_server() as server, http_reader(server) as read:
-        shown = fuzz_reader(server, read, scale(short=400, full=10_000), ANSWERS)
+        shown = fuzz_reader(server, read, scale(short=300, full=10_000), ANSWERS)
     figures("F any bytes to HttpSource", shown)
 
 
@@ -300,7 +304,7 @@ def test_a_redis_reader_gets_our_errors_only(
     settings: lt.Settings, scale: Scale, figures: Figures
 ) -> None:
     with fake_server() as server, redis_reader(server, settings) as read:
-        shown = fuzz_reader(server, read, scale(short=300, full=10_000), ANSWERS | NEWS)
+        shown = fuzz_reader(server, read, scale(short=200, full=10_000), ANSWERS | NEWS)
     figures("F any bytes to RedisSource", shown)
 
 

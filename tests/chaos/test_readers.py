@@ -176,7 +176,7 @@ def fall_silent_after(count: int) -> Callable[[Link, bytes], bytes | None]:
     return pass_or_hang
 
 
-@pytest.mark.parametrize("count", [1, 150, 400, 1500, 4000])
+@pytest.mark.parametrize("count", [1, 150, 1500])
 @pytest.mark.parametrize("kind", SOURCES)
 async def test_a_half_open_connection_is_noticed(
     settings: lt.Settings,
@@ -366,7 +366,7 @@ async def test_a_log_that_is_gone_is_an_error_not_silence(
         await read_all(source, task_id)
         remove_log(settings, task_id, how)
         with pytest.raises(lt.StreamExpiredError, match="submit it again"):
-            async with asyncio.timeout(6):
+            async with asyncio.timeout(3):
                 await read_all(source, task_id)
     figures(f"9 log {how}, {kind}", "StreamExpiredError")
 
