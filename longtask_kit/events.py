@@ -232,12 +232,19 @@ def decode_frame(data: str, cursor: str) -> TaskEvent:
             data=str(wire.get("data", "")),
             tokens=int(wire.get("tokens", 1)),
             usage=None if usage is None else Usage.from_wire(usage),
-            finish_reason=wire.get("finishReason"),
-            code=wire.get("code"),
-            error=wire.get("error"),
+            finish_reason=_read_text(wire, "finishReason"),
+            code=_read_text(wire, "code"),
+            error=_read_text(wire, "error"),
         )
-    except (TypeError, KeyError, AttributeError, OverflowError) as exc:
+    except (TypeError, KeyError, AttributeError, OverflowError, RecursionError) as exc:
         raise ValueError(f"expected a task event as JSON, got {data[:80]!r}") from exc
+
+
+def _read_text(wire: dict[str, Any], name: str) -> str | None:
+    value = wire.get(name)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"expected {name} as text, got {type(value).__name__}")
+    return value
 
 
 def to_ms(time: datetime) -> int:

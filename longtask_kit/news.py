@@ -120,6 +120,7 @@ class _Subscription:
         try:
             async with aconnect_sse(self._client, "POST", url, headers=self._headers) as source:
                 await check_answer(source.response, "UPSTASH_REDIS_REST_TOKEN")
+                source.response.encoding = "utf-8"  # as SSE is; a server may name any codec
                 async for frame in source.aiter_sse():
                     kind, _, rest = frame.data.partition(",")
                     if kind == "subscribe":
@@ -144,7 +145,7 @@ def _decode_news(payload: str) -> TaskEvent:
     """Read a channel's message; anything foreign counts as a hole, so that the log is read."""
     try:
         return decode_entry(json.loads(payload))
-    except ValueError:
+    except (ValueError, RecursionError):
         hole = Cursor(2**63, 0)
         return TaskEvent(type="status", cursor=hole, time=datetime.now(UTC))
 

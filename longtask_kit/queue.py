@@ -33,6 +33,17 @@ if TYPE_CHECKING:
 # makes a publish safe to send again.
 _RETRY: RetryConfig = {"retries": 2, "backoff": lambda tried: 100 * 3**tried}
 _TIMEOUT_S = 30.0
+# What the SDK raises, and what it trips over when something else than QStash answers.
+_FOREIGN = (
+    QStashError,
+    httpx.HTTPError,
+    httpx.InvalidURL,
+    TimeoutError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+)
 
 
 class Queue:
@@ -83,19 +94,19 @@ class Queue:
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 answer = await publishing
+            return str(answer.message_id)  # type: ignore[union-attr]  # a URL, not a group
         except (RateLimitExceededError, DailyMessageLimitExceededError) as exc:
             raise QuotaError(
                 f"QStash refused the message: {exc}. Wait, or raise the plan's limit.",
                 task_id=task_id,
             ) from exc
-        except (QStashError, httpx.HTTPError, ValueError, TimeoutError) as exc:
+        except _FOREIGN as exc:
             raise SubmitError(
                 f"The task was not queued: QStash at {self._settings.qstash_url} answered "
                 f"{describe_foreign(exc)}. Check QSTASH_TOKEN and QSTASH_URL, "
                 "or run `longtask doctor`.",
                 task_id=task_id,
             ) from exc
-        return str(answer.message_id)  # type: ignore[union-attr]  # a URL, not a group
 
     async def cancel(self, message_id: str) -> bool:
         """Take a message out of the queue.
@@ -106,7 +117,7 @@ class Queue:
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 await self._client.message.cancel(message_id)
-        except (QStashError, httpx.HTTPError, TimeoutError):
+        except _FOREIGN:
             return False
         return True
 
@@ -119,7 +130,7 @@ class Queue:
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 keys = await self._client.signing_key.get()
-        except (QStashError, httpx.HTTPError, ValueError, KeyError, TimeoutError) as exc:
+        except _FOREIGN as exc:
             raise ConfigError(
                 f"QStash at {self._settings.qstash_url}: {describe_foreign(exc)}. "
                 "Check QSTASH_TOKEN and QSTASH_URL."

@@ -88,14 +88,16 @@ class OpenAIHandler:
             )
             try:
                 async with streaming as response:
-                    async for item in decode_stream(response.iter_bytes()):
+                    key = secret(self._settings.openai_api_key)
+                    async for item in decode_stream(response.iter_bytes(), key):
                         yield item
             except BadRequestError as exc:
                 if not _adapt_request(request, exc.param):
                     raise
-            except (
-                httpx2.HTTPError
-            ) as exc:  # openai maps request errors, not those of a byte stream
+            # openai maps the errors of a request, not those of a byte stream.
+            except httpx2.TimeoutException as exc:
+                raise _silent() from exc
+            except httpx2.HTTPError as exc:
                 raise RetryableError(
                     f"The model's connection broke mid-stream ({type(exc).__name__}).",
                     code="model_connection",
@@ -152,8 +154,14 @@ def _adapt_request(request: dict[str, Any], refused: str | None) -> bool:
     return True
 
 
-async def decode_stream(chunks: AsyncIterator[bytes]) -> AsyncIterator[str | Outcome]:
+async def decode_stream(
+    chunks: AsyncIterator[bytes], key: str = ""
+) -> AsyncIterator[str | Outcome]:
     """Decode a chat completion's SSE bytes into text deltas and one `Outcome`.
+
+    Args:
+        chunks: The bytes, cut anywhere.
+        key: The API key; should an error quote it, it is not stored.
 
     Raises:
         RetryableError: The stream ended early, or a chunk is malformed.
@@ -165,7 +173,7 @@ async def decode_stream(chunks: AsyncIterator[bytes]) -> AsyncIterator[str | Out
         if data == b"[DONE]":
             is_done = True
             continue
-        text, reason, counted = _decode_chunk(data)
+        text, reason, counted = _decode_chunk(data, key)
         finish_reason, usage = reason or finish_reason, counted or usage
         if text:
             yield text
@@ -189,13 +197,14 @@ async def _split_data_lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes
         yield b"[DONE]"
 
 
-def _decode_chunk(data: bytes) -> tuple[str, str | None, Usage | None]:
+def _decode_chunk(data: bytes, key: str) -> tuple[str, str | None, Usage | None]:
     """Return text delta, finish reason and usage of one chunk."""
     try:
         chunk = json.loads(data)
         if chunk.get("error"):
             raise RetryableError(
-                f"The model failed mid-stream: {_error_text(chunk['error'])}", code="model_error"
+                f"The model failed mid-stream: {_error_text(chunk['error'], key)}",
+                code="model_error",
             )
         choices = chunk.get("choices") or [{}]
         text = (choices[0].get("delta") or {}).get("content") or ""
@@ -205,7 +214,7 @@ def _decode_chunk(data: bytes) -> tuple[str, str | None, Usage | None]:
             reason if isinstance(reason, str) else None,
             _read_usage(chunk.get("usage")),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise RetryableError(
             "The model sent a chunk that is not a chat completion chunk.", code="model_protocol"
         ) from exc
@@ -239,11 +248,15 @@ def map_model_error(exc: OpenAIError, key: str = "") -> RetryableError | NonRetr
             return RetryableError(message, code=code, retry_after_s=retry_after_s)
         return NonRetryableError(message, code=code)
     if isinstance(exc, APITimeoutError):
-        return RetryableError("The model was silent for too long.", code="model_timeout")
+        return _silent()
     return RetryableError(
         f"The model service is not reachable ({type(exc).__name__}); check OPENAI_BASE_URL.",
         code="model_connection",
     )
+
+
+def _silent() -> RetryableError:
+    return RetryableError("The model was silent for too long.", code="model_timeout")
 
 
 def parse_retry_after(value: str | None) -> float | None:

@@ -318,6 +318,11 @@ class Store:
             if len(page) < _PAGE:
                 return [e for e in events[:-1] if not e.is_terminal] + events[-1:]
 
+    async def has_log(self, task_id: str) -> bool:
+        """Tell whether a task's log is there; it may have expired or been evicted alone."""
+        [count] = await self._run([["EXISTS", log_key(task_id)]])
+        return bool(count)
+
     async def ping(self) -> None:
         """Check that Redis answers.
 

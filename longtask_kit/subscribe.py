@@ -152,7 +152,7 @@ class RedisSource:
         if events:
             return events
         record = await self._store.read_task(task_id)
-        if record is None:
+        if record is None or not await self._store.has_log(task_id):
             raise expired(task_id, cursor=after)
         was_lost = await self._store.give_up_silent(record, deadline_s=self._deadline_s)
         if was_lost or record.is_over:  # its end may have come between the two readings
@@ -184,6 +184,7 @@ class HttpSource:
                 if source.response.status_code == 404:
                     raise expired(task_id, cursor=after)
                 await check_answer(source.response, "api_key")
+                source.response.encoding = "utf-8"  # as SSE is; a server may name any codec
                 async for frame in source.aiter_sse():
                     yield decode_frame(frame.data, frame.id)
         except (httpx.HTTPError, SSEError, ValueError) as exc:

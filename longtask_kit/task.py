@@ -130,7 +130,7 @@ class Task:
     @property
     def status(self) -> Status:
         """`pending`, `running`, `retrying`, `completed`, `failed` or `cancelled`."""
-        if self._feed.is_empty or self._feed.error is not None:
+        if self._feed.is_empty or self._feed.error is not None or self._look_again():
             return self._read_record().status
         return self._feed.transcript.status
 
@@ -184,6 +184,7 @@ class Task:
             TaskCancelledError: Somebody cancelled it.
             TaskTimeoutError: It still runs; call again to wait on.
         """
+        self._look_again()
         self._follow()
         if not self._feed.wait_until(lambda: self._feed.is_closed, timeout_s=timeout_s):
             raise TaskTimeoutError(
@@ -198,6 +199,7 @@ class Task:
         return self._wait().__await__()
 
     async def _wait(self) -> str:
+        self._look_again()
         async for _ in self.events():
             pass
         return self._read_outcome()
@@ -298,6 +300,18 @@ class Task:
         with self._following:
             if self._follower is None or self._feed.error is not None:
                 self._reopen()
+
+    def _look_again(self) -> bool:
+        """Follow on, and say so, if a failure was undone by a retry elsewhere; no other end can."""
+        if not (self._feed.is_closed and self._feed.transcript.status == "failed"):
+            return False
+        try:
+            was_undone = self._read_record().status != "failed"
+        except LongTaskError:
+            return False  # what is known already still stands
+        if was_undone:
+            self._reopen()
+        return was_undone
 
     def _reopen(self) -> None:
         """Follow from where the feed stands, unless somebody does."""

@@ -128,6 +128,8 @@ class _TasksApi:
         except ValueError as exc:
             raise BadRequestError(f'"lastEventId": {exc}') from exc
         if record.is_over and not await store.read_log(record.task_id, after=after):
+            if not await store.has_log(record.task_id):
+                raise expired(record.task_id, cursor=after)
             # What an EventSource takes as "don't come back", html.spec.whatwg.org, section 9.2.
             raise HTTPException(204)
         return record.task_id, after

@@ -196,7 +196,7 @@ class _QueueApi:
         payload = await self._read_delivery(request, self._settings.failure_url)
         try:
             task_id = json.loads(b64decode(payload["sourceBody"]))["taskId"]
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, RecursionError):
             return _respond(refuse("The body holds no task: not a failure callback of ours."))
         return _respond(await self._settle_failed(str(task_id), payload))
 
@@ -236,7 +236,7 @@ class _QueueApi:
         verify_signature(signature=signature, body=body, url=url, settings=self._settings)
         try:
             payload = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             payload = None
         return payload if isinstance(payload, dict) else {}
 

@@ -150,20 +150,7 @@ CASES = {
 }
 
 
-FAULTS = {
-    "stall before a byte": "run.OpenAIHandler._stream tells a ReadTimeout as model_connection",
-    "stall mid-stream": "run.OpenAIHandler._stream tells a ReadTimeout as model_connection",
-    "chunk nested too deep": "run._decode_chunk lets json's RecursionError out",
-}
-
-
-def mark_faults(name: str) -> object:
-    """Mark the cases that the product does not pass yet."""
-    faults = [pytest.mark.xfail(strict=True, reason=FAULTS[name])] if name in FAULTS else []
-    return pytest.param(name, marks=faults)
-
-
-@pytest.mark.parametrize("name", [*map(mark_faults, CASES)])
+@pytest.mark.parametrize("name", [*CASES])
 def test_the_queue_is_told_as_the_table_says(
     own: lt.Settings, model: ScriptedModel, figures: Figures, name: str
 ) -> None:
@@ -257,16 +244,10 @@ BIG = {
     "10 MB of Chinese in 8 deltas": ["写一个关于人工智能的短故事。" * 30_000] * 8,
     "4 MB of line feeds in one delta": ["\n" * 4_000_000],
 }
-TOO_BIG = pytest.mark.xfail(
-    strict=True, reason="known: a flush whose JSON is above 10 MB is refused, and resent for 30 s"
-)
 SHORT = {"10 MB in 20,000 deltas", "10 MB in 8 deltas", "10 MB as one delta", "12 MB as one delta"}
-REFUSED = {"12 MB as one delta", "4 MB of line feeds in one delta"}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[TOO_BIG] if name in REFUSED else []) for name in BIG]
-)
+@pytest.mark.parametrize("name", [*BIG])
 def test_a_huge_answer_is_told_whole(
     settings: lt.Settings, model: ScriptedModel, scale: Scale, figures: Figures, name: str
 ) -> None:

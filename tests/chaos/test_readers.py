@@ -9,7 +9,7 @@ import pytest
 from upstash_redis import Redis
 
 import longtask_kit as lt
-from longtask_kit import subscribe
+from longtask_kit import news, subscribe
 from longtask_kit.backends import ServiceBackend
 from longtask_kit.events import Cursor, TaskEvent
 from longtask_kit.keys import log_key, task_key
@@ -186,7 +186,8 @@ async def test_a_half_open_connection_is_noticed(
     count: int,
 ) -> None:
     # Shortened: 45 s without a byte, of which the server sends one every 15 s.
-    monkeypatch.setattr(subscribe, "_TIMEOUT", httpx.Timeout(10.0, read=0.7, pool=None))
+    for module in (news, subscribe):
+        monkeypatch.setattr(module, "SSE_TIMEOUT", httpx.Timeout(10.0, read=0.7, pool=None))
     with wire_to(getattr(settings, BEHIND[kind])) as wire:
         wire.on_answer = fall_silent_after(count)
         async with asyncio.timeout(20):
@@ -218,7 +219,8 @@ async def take_all(events: AsyncIterator[TaskEvent], seen: list[TaskEvent]) -> N
 async def test_when_everything_is_half_open_the_reader_says_so_within_its_limit(
     settings: lt.Settings, monkeypatch: pytest.MonkeyPatch, figures: Figures
 ) -> None:
-    monkeypatch.setattr(subscribe, "_TIMEOUT", httpx.Timeout(10.0, read=0.3, pool=None))
+    for module in (news, subscribe):
+        monkeypatch.setattr(module, "SSE_TIMEOUT", httpx.Timeout(10.0, read=0.3, pool=None))
     for kind, opened in SOURCES.items():
         with wire_to(getattr(settings, BEHIND[kind])) as wire:
             task_id = await submit(settings, model="demo@100", max_tokens=100)
@@ -254,15 +256,14 @@ async def test_a_lost_terminal_message_only_delays_the_end(
     with wire_to(settings.upstash_redis_rest_url) as wire:
         wire.on_answer = mute_news(is_terminal)
         through = settings.model_copy(update={"upstash_redis_rest_url": wire.url})
-        task_id = await submit(settings)
         async with asyncio.timeout(20):
             if kind == "redis":
                 async with redis_source(through) as source:
-                    events = await read_all(source, task_id)
+                    events = await read_all(source, await submit(settings))
             else:
                 with served_app(through) as own:
                     async with SOURCES["http"](own) as http:
-                        events = await read_all(http, task_id)
+                        events = await read_all(http, await submit(settings))
     check_tokens(events, TOKENS)
     assert lost, "the message was lost indeed"
     figures(f"4 terminal message lost, {kind}", "the reader ended by the log")
@@ -349,14 +350,7 @@ async def test_a_cursor_between_two_attempts_gives_the_next_attempt(
     figures("9 cursor between attempts", "the second attempt, whole")
 
 
-LOG_ONLY = pytest.mark.xfail(
-    strict=True,
-    raises=TimeoutError,
-    reason="RedisSource._read takes an empty log for 'nothing new' while the record is there",
-)
-
-
-@pytest.mark.parametrize("how", ["deleted", "expired", pytest.param("log only", marks=LOG_ONLY)])
+@pytest.mark.parametrize("how", ["deleted", "expired", "log only"])
 @pytest.mark.parametrize("kind", SOURCES)
 async def test_a_log_that_is_gone_is_an_error_not_silence(
     settings: lt.Settings, figures: Figures, kind: str, how: str

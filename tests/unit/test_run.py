@@ -504,3 +504,15 @@ def test_half_a_surrogate_pair_in_an_error_chunk_can_still_be_stored() -> None:
     with pytest.raises(RetryableError) as caught:
         decode(b'data: {"error":{"message":"bad \\ud83d"}}\n\n')
     assert str(caught.value).encode()
+
+
+def test_an_error_chunk_that_quotes_the_key_is_stored_without_it() -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b'data: {"error":{"message":"Incorrect API key: sk-canary"}}\n\n'
+
+    async def read() -> None:
+        async for _ in decode_stream(chunks(), "sk-canary"):
+            pass
+
+    with pytest.raises(RetryableError, match=r"Incorrect API key: \*\*\*"):
+        asyncio.run(read())
