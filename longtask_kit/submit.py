@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from longtask_kit.errors import StoreError, SubmitError
 from longtask_kit.keys import new_task_id
-from longtask_kit.records import Done, Gone, Settled
+from longtask_kit.records import Busy, Done, Gone, Settled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,7 +108,7 @@ async def submit_task(
         task_id: Id to use; a fresh one if None. Submitting the same id again is harmless.
 
     Returns:
-        Task id and the queue's message id. Once this returns, the task survives its submitter.
+        Task id and the queue's message id, if known. Once this returns, the task survives its submitter.
 
     Raises:
         SubmitError: It was not queued; its record, if any, says failed.
@@ -203,12 +203,18 @@ async def _publish(
     queue: Queue,
     deduplication_id: str | None = None,
 ) -> str:
-    """Publish a task that is on record; when the queue does not take it, it ends as failed."""
+    """Publish a task that is on record; when the queue does not take it, it ends as failed.
+
+    Returns:
+        The queue's message id; empty when it took the message and nobody heard.
+    """
     try:
         message_id = await queue.publish(task_id, wire, deduplication_id=deduplication_id)
     except SubmitError as exc:
-        await _give_up(task_id, str(exc), store)
-        raise
+        if not await _give_up(task_id, str(exc), store):
+            raise
+        logger.warning("task %s runs, though its publish was not answered: %s", task_id, exc)
+        return ""  # the queue took it, and nobody heard its id
     try:
         await store.set_message_id(task_id, message_id)
     except StoreError as exc:
@@ -217,11 +223,14 @@ async def _publish(
     return message_id
 
 
-async def _give_up(task_id: str, reason: str, store: Store) -> None:
+async def _give_up(task_id: str, reason: str, store: Store) -> bool:
+    """End a task as failed; whether that came too late, because a delivery runs or ran it."""
     try:
-        await store.settle(task_id, "failed", reason=reason, code="not_queued")
+        outcome = await store.settle(task_id, "failed", reason=reason, code="not_queued")
     except StoreError as exc:
         logger.warning("task %s could not be marked failed: %s", task_id, exc)
+        return False
+    return isinstance(outcome, Busy | Done)
 
 
 def _check_text(name: str, value: object, *, most: int, optional: bool = False) -> None:
