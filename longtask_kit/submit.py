@@ -108,7 +108,8 @@ async def submit_task(
         task_id: Id to use; a fresh one if None. Submitting the same id again is harmless.
 
     Returns:
-        Task id and the queue's message id, if known. Once this returns, the task survives its submitter.
+        Task id and the queue's message id, if known. Once this returns, the task survives whoever
+        submitted it.
 
     Raises:
         SubmitError: It was not queued; its record, if any, says failed.
