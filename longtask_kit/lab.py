@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import locale
 import os
 import signal
 import subprocess
@@ -36,6 +37,13 @@ def find_lessons() -> list[Path]:
         if lessons:
             return lessons
     return []
+
+
+def _find_first(lessons: list[Path]) -> list[Path]:
+    """Return the lesson to begin with: in Chinese where the user's language is."""
+    is_chinese = (locale.getlocale()[0] or "").startswith(("zh", "Chinese"))
+    numbers = ("00", "01") if is_chinese else ("01",)
+    return [path for path in lessons if path.name.startswith(numbers)][:1]
 
 
 def copy_lessons(lessons: Iterable[Path], folder: Path) -> list[str]:
@@ -101,7 +109,7 @@ def open_lab(folder: Path, *, port: int, browser: bool) -> int:
         sys.stderr.write(f"kept as you changed them: {', '.join(kept)}\n")
     environment = make_environment(Settings())
     _start_stack()
-    first = [f"--LabApp.default_url=/lab/tree/{lessons[0].name}"] if lessons else []
+    first = [f"--LabApp.default_url=/lab/tree/{path.name}" for path in _find_first(lessons)]
     return _run(
         [
             *("-m", "jupyterlab", f"--ServerApp.root_dir={folder.resolve()}"),

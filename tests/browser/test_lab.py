@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import longtask_kit as lt
-from longtask_kit.lab import copy_lessons, find_lessons, make_environment
+from longtask_kit.lab import _find_first, copy_lessons, find_lessons, make_environment
 from tests.browser.jupyter import answers, find_children, find_running
 from tests.serving import free_port
 from tests.wait import wait_until
@@ -160,3 +160,14 @@ def test_without_a_note_of_what_was_copied_nothing_is_replaced(
         (mine / ".longtask-copied.json").write_text(note)
     assert copy_lessons([lesson], mine) == ["01_first.ipynb"]
     assert (mine / "01_first.ipynb").read_text() == "who knows whose"
+
+
+@pytest.mark.parametrize(
+    ("language", "first"),
+    [("en_US", "01_first_task"), (None, "01_first_task"), ("zh_CN", "00_导读")],
+)
+def test_lab_begins_with_the_lesson_in_the_users_language(
+    monkeypatch: pytest.MonkeyPatch, language: str | None, first: str
+) -> None:
+    monkeypatch.setattr("locale.getlocale", lambda: (language, "UTF-8"))
+    assert [path.stem for path in _find_first(find_lessons())] == [first]
