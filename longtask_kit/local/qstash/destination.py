@@ -3,6 +3,7 @@
 import ipaddress
 import urllib.parse
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import httpx
 
@@ -11,14 +12,22 @@ from longtask_kit.local.qstash.errors import DestinationError
 _URL_CHARACTERS = "%:/?#[]@!$&'()*+,;="
 
 
-def destination_of(raw_path: bytes, query: bytes, *, prefix: bytes = b"/v2/publish/") -> str:
-    """Return the destination URL that stands verbatim behind `prefix` in a request target.
+def destination_of(
+    raw_path: bytes, query: bytes, *, prefix: bytes = b"/v2/publish/", need_url: bool = False
+) -> str:
+    """Return the destination that stands verbatim behind `prefix` in a request target.
 
     The path must be the raw one: a decoded path has lost the difference between `%2F` and `/`.
     The query string is the destination's too, except for the control parameters.
 
+    Args:
+        raw_path: The path, not decoded.
+        query: The query string, not decoded.
+        prefix: What stands before the destination.
+        need_url: Whether the name of a URL group won't do.
+
     Raises:
-        DestinationError: There is no http(s) URL behind the prefix.
+        DestinationError: It is neither an http(s) URL nor can be a group's name.
     """
     destination = raw_path.partition(prefix)[2].decode("latin-1")
     if destination.lower().startswith(("http%3a", "https%3a")):
@@ -28,8 +37,26 @@ def destination_of(raw_path: bytes, query: bytes, *, prefix: bytes = b"/v2/publi
         destination += ("&" if "?" in destination else "?") + "&".join(kept)
     # A raw target is ASCII already; a percent-encoded destination may not be once decoded.
     destination = urllib.parse.quote(destination.partition("#")[0], safe=_URL_CHARACTERS)
-    check_url(destination)
-    return destination
+    if need_url or is_url(destination) or "/" in destination or ":" in destination:
+        check_url(destination)
+    return destination if is_url(destination) else destination.partition("?")[0]
+
+
+def is_url(destination: str) -> bool:
+    """Tell whether a destination is a URL; else it is the name of a URL group."""
+    return destination.lower().startswith(("http://", "https://"))
+
+
+def check_destination(destination: str) -> str:
+    """Return a destination that came as text and not in a path: a URL, or a group's name.
+
+    Raises:
+        DestinationError: It is neither.
+    """
+    without_fragment = destination.partition("#")[0]
+    if is_url(without_fragment):
+        check_url(without_fragment)
+    return without_fragment
 
 
 def control_params(query: bytes) -> list[tuple[str, str]]:
@@ -69,12 +96,38 @@ def is_loopback(url: str) -> bool:
         return False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """How far the queue may deliver.
+
+    Attributes:
+        allow_remote: Whether beyond this machine.
+        outbound: Origins that others stand in for at delivery.
+    """
+
+    allow_remote: bool
+    outbound: Mapping[str, str]
+
+    def check(self, url: str) -> None:
+        """Refuse a URL that is out of reach.
+
+        Raises:
+            DestinationError: Says how to reach it.
+        """
+        if not self.allow_remote and not is_loopback(rewrite(url, self.outbound)):
+            raise DestinationError(
+                f"invalid destination url: {url[:200]} is not on this machine; the local queue "
+                "only delivers to 127.0.0.1, ::1 and localhost unless started with "
+                "--allow-remote, or with --rewrite <origin>=<local origin> for this one"
+            )
+
+
 def rewrite(url: str, rewrites: Mapping[str, str]) -> str:
     """Return `url` with its origin replaced, if `rewrites` has it."""
     for origin, replacement in rewrites.items():
         rest = url.removeprefix(origin)
         if rest != url and (not rest or rest[0] in "/?"):
-            return replacement + rest
+            return replacement.rstrip("/") + rest
     return url
 
 
