@@ -248,6 +248,13 @@ def up(
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="Let the queue deliver beyond this machine.")
     ] = False,
+    rewrite: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FROM=TO", help="Deliver to TO what is for FROM; may be repeated."),
+    ] = None,
+    dev_keys: Annotated[
+        bool, typer.Option("--dev-keys", help="The public keys of QStash's development server.")
+    ] = False,
 ) -> None:
     """Run the local stack in the foreground; every notebook joins it. Ctrl-C ends it."""
     from longtask_kit.local.config import StackConfig, default_data_dir
@@ -264,6 +271,8 @@ def up(
         idle_exit_s=None,
         allow_remote=allow_remote,
         redis_url=redis_url,
+        rewrites=rewrite or (),
+        dev_keys=dev_keys,
     )
     run_in_foreground(config, _announce_json if as_json else _announce_exports)
 

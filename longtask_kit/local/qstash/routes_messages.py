@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import dataclasses
 from collections.abc import AsyncGenerator
 from typing import Any, TypeVar
 
@@ -17,20 +16,21 @@ from longtask_kit.local.qstash.asked import (
     ids_in_body,
     query_of,
     queue_of,
+    reach_of,
     store_of,
 )
 from longtask_kit.local.qstash.controls import now_ms
-from longtask_kit.local.qstash.delivery import DeliveryQueue
 from longtask_kit.local.qstash.filters import (
     check_params,
     has_filter,
+    is_oldest_first,
     matches,
     number_param,
     wanted,
 )
 from longtask_kit.local.qstash.store import DeadLetter
 from longtask_kit.local.qstash.views import dead_letter_view, message_view
-from longtask_kit.local.qstash.wire import Message, new_message_id
+from longtask_kit.local.qstash.wire import Message, retry_message
 
 T = TypeVar("T")
 
@@ -86,7 +86,9 @@ async def list_events(request: Request) -> Response:
     query = query_of(request)
     count = number_param(query, "count", default=100, most=1000)
     ids = [message_id for name in ("messageId", "messageIds") for message_id in wanted(query, name)]
-    found = store_of(request).events(message_ids=ids, before=cursor_of(query) or "+")
+    found = store_of(request).events(
+        message_ids=ids, after=cursor_of(query), oldest_first=is_oldest_first(query)
+    )
     selected = (pair async for pair in found if matches(pair[1], query, time_ms=pair[1]["time"]))
     page, has_more = await _take(selected, count)
     events = [view for _, view in page]
@@ -126,7 +128,7 @@ async def delete_dead_letters(request: Request) -> Response:
 
 async def retry_dead_letter(request: Request) -> Response:
     """POST /v2/dlq/retry/{id}: send it again as a new message."""
-    message_id = await _send_again(queue_of(request), await _dead_letter(request))
+    message_id = await _send_again(request, await _dead_letter(request))
     if message_id is None:
         raise HTTPException(404, "dead letter not found")
     return JSONResponse({"messageId": message_id}, 201)
@@ -135,7 +137,7 @@ async def retry_dead_letter(request: Request) -> Response:
 async def retry_dead_letters(request: Request) -> Response:
     """POST /v2/dlq/retry: send several again, chosen as for deletion."""
     page, cursor = await _selected_dead_letters(request)
-    ids = [await _send_again(queue_of(request), dead) for dead in page]
+    ids = [await _send_again(request, dead) for dead in page]
     responses = [{"messageId": message_id} for message_id in ids if message_id is not None]
     return JSONResponse({"responses": responses} | cursor, 201)
 
@@ -200,7 +202,9 @@ async def _dead_letter_page(
     request: Request, query: Query
 ) -> tuple[list[DeadLetter], dict[str, str]]:
     count = number_param(query, "count", default=100, most=100)
-    found = store_of(request).dead_letters(before=cursor_of(query))
+    found = store_of(request).dead_letters(
+        after=cursor_of(query), oldest_first=is_oldest_first(query)
+    )
     selected = (
         dead
         async for dead in found
@@ -211,17 +215,13 @@ async def _dead_letter_page(
     return page, {"cursor": page[-1].dead_letter_id} if has_more and page else {}
 
 
-async def _send_again(queue: DeliveryQueue, dead: DeadLetter) -> str | None:
-    time_ms = now_ms()
-    again = dataclasses.replace(
-        dead.message,
-        message_id=new_message_id(),
-        created_at_ms=time_ms,
-        not_before_ms=time_ms,
-        # Its own deduplication id still stands for the dead message.
-        dedup_key=None,
-    )
-    ids = await queue.publish([again], dead_letter_id=dead.dead_letter_id)
+async def _send_again(request: Request, dead: DeadLetter) -> str | None:
+    """Send a dead letter's message anew; `Upstash-*` headers of the request change its options."""
+    again = retry_message(dead.message, list(request.headers.items()), now_ms=now_ms())
+    for url in (again.callback, again.failure_callback):
+        if url is not None:
+            reach_of(request).check(url)
+    ids = await queue_of(request).publish([again], dead_letter_id=dead.dead_letter_id)
     return ids[0] if ids else None
 
 

@@ -209,36 +209,45 @@ class QueueStore:
         return load_message(record), int(retried)
 
     async def events(
-        self, *, message_ids: Iterable[str], before: str
+        self, *, message_ids: Iterable[str], after: str | None, oldest_first: bool = False
     ) -> AsyncIterator[tuple[str, View]]:
         """Yield cursor and event, newest first, of some messages or of all.
 
         Args:
             message_ids: Only these; none means every message.
-            before: Cursor of the last event already seen, or "+" for the newest.
+            after: Cursor of the last event already seen; None begins at the first.
+            oldest_first: The other way round.
         """
         only = set(message_ids)
         while True:
-            upper = before if before == "+" else f"({before}"
-            page = await self._redis.xrevrange("qstash:events", max=upper, count=PAGE)
+            bound = None if after is None else f"({after}"
+            if oldest_first:
+                page = await self._redis.xrange("qstash:events", min=bound or "-", count=PAGE)
+            else:
+                page = await self._redis.xrevrange("qstash:events", max=bound or "+", count=PAGE)
             for cursor, fields in page:
                 if not only or fields["id"] in only:
                     yield cursor, json.loads(fields["view"])
             if len(page) < PAGE:
                 return
-            before = page[-1][0]
+            after = page[-1][0]
 
     async def dead_letter(self, dead_letter_id: str) -> DeadLetter | None:
         """Return one dead letter, or None."""
         record = await self._redis.hget("qstash:dead", dead_letter_id)
         return None if record is None else _loaded_dead_letter(dead_letter_id, record)
 
-    async def dead_letters(self, *, before: str | None) -> AsyncIterator[DeadLetter]:
-        """Yield dead letters, newest first, from behind the one with the id `before`."""
-        ids = await self._redis.zrange("qstash:dead_index", 0, -1, desc=True)
-        if before is not None:
+    async def dead_letters(
+        self, *, after: str | None, oldest_first: bool = False
+    ) -> AsyncIterator[DeadLetter]:
+        """Yield dead letters, newest first or oldest, from behind the one with the id `after`."""
+        ids = await self._redis.zrange("qstash:dead_index", 0, -1)
+        ids.sort(key=_dead_letter_order, reverse=not oldest_first)
+        if after is not None:
             # By value, as the dead letter the cursor names may be gone by now.
-            ids = [found for found in ids if _dead_letter_order(found) < _dead_letter_order(before)]
+            seen = _dead_letter_order(after)
+            ids = [found for found in ids if (_dead_letter_order(found) > seen) == oldest_first]
+            ids = [found for found in ids if found != after]
         for start in range(0, len(ids), PAGE):
             page = ids[start : start + PAGE]
             records = await self._redis.hmget("qstash:dead", page)

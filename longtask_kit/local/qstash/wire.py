@@ -38,6 +38,16 @@ _NOT_FORWARDED = ("Connection", "Content-Length", "Host", "Transfer-Encoding")
 _NOT_FORWARDED_AS_ALL = ("authorization", "content-type")
 _REDACTION = re.compile(r"body|headers?|headers?\[[^\[\],]{1,200}\]", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}", re.ASCII)
+_FIELDS_OF_OPTION = {
+    "callback": ("callback", "callback_options"),
+    "failure-callback": ("failure_callback", "failure_callback_options"),
+    "flow-control-key": ("flow_key", "parallelism", "rate", "period_s"),
+    "label": ("labels",),
+    "method": ("method",),
+    "retries": ("max_retries",),
+    "retry-delay": ("retry_delay",),
+    "timeout": ("timeout_s",),
+}
 _count = itertools.count()
 
 
@@ -149,6 +159,35 @@ def parse_message(
     )
     _check_callbacks(message)
     return message
+
+
+def retry_message(message: Message, headers: list[tuple[str, str]], *, now_ms: int) -> Message:
+    """Return a message as new, due now, with the options that `Upstash-*` headers change.
+
+    Raises:
+        MalformedRequestError: A header's value is out of range; the message names the header.
+    """
+    changes = parse_message(
+        headers,
+        message_id=new_message_id(),
+        url=message.url,
+        body=message.body,
+        now_ms=now_ms,
+    )
+    names = {name.lower().removeprefix("upstash-") for name, _ in headers}
+    fields = {field for name in names for field in _FIELDS_OF_OPTION.get(name, ())}
+    return dataclasses.replace(
+        message,
+        message_id=changes.message_id,
+        created_at_ms=now_ms,
+        not_before_ms=changes.not_before_ms,
+        # Its own deduplication id still stands for the dead message.
+        dedup_key=None,
+        # The callbacks of the dead message are over; this one keeps no slot of another.
+        source_message_id=None,
+        source_queue=None,
+        **{field: getattr(changes, field) for field in fields},
+    )
 
 
 def callback_headers(options: HeaderMap) -> list[tuple[str, str]]:
