@@ -18,6 +18,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from longtask_kit.errors import LongTaskError
+from longtask_kit.queue_cli import queue_app
 from longtask_kit.terminal import (
     STATUS_STYLES,
     make_printable,
@@ -65,6 +66,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.add_typer(queue_app, name="queue")
 
 _JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 _DataOption = Annotated[

@@ -3,12 +3,10 @@
 import contextlib
 import functools
 import hmac
-import http.cookiejar
 import logging
 import urllib.parse
 from collections.abc import AsyncIterator, Callable, Mapping
 
-import httpx
 from redis.exceptions import RedisError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -17,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from longtask_kit.local.qstash.clients import DeliveryClients
 from longtask_kit.local.qstash.delivery import DeliveryQueue
 from longtask_kit.local.qstash.destination import Reach
 from longtask_kit.local.qstash.errors import MalformedRequestError
@@ -24,10 +23,6 @@ from longtask_kit.local.qstash.routes import ROUTES
 from longtask_kit.local.qstash.scheduler import Scheduler
 from longtask_kit.local.qstash.signing import SigningKeys
 from longtask_kit.local.qstash.store import QueueStore
-
-# Shorter than the 5 s after which uvicorn drops an idle connection, so that a delivery
-# doesn't meet a connection that is just being closed.
-KEEPALIVE_S = 3.0
 
 logger = logging.getLogger(__name__)
 
@@ -120,8 +115,8 @@ class RequireToken:
 async def _lifespan(
     app: Starlette, *, redis_url: str, make_queue: Callable[..., DeliveryQueue]
 ) -> AsyncIterator[None]:
-    async with _open_store(redis_url) as store, _delivery_client() as client:
-        queue = make_queue(store, client)
+    async with _open_store(redis_url) as store, DeliveryClients.open() as clients:
+        queue = make_queue(store, clients)
         scheduler = Scheduler(store, queue, app.state.reach)
         await queue.start()
         await scheduler.start()
@@ -141,19 +136,6 @@ async def _open_store(redis_url: str) -> AsyncIterator[QueueStore]:
         yield store
     finally:
         await store.close()
-
-
-def _delivery_client() -> httpx.AsyncClient:
-    """One pool for all deliveries; no proxies, no redirects, and no cookie is kept."""
-    return httpx.AsyncClient(
-        trust_env=False,
-        follow_redirects=False,
-        limits=httpx.Limits(
-            max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE_S
-        ),
-        # One destination's cookie must not reach the next message's.
-        cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=())),
-    )
 
 
 async def _answer_refusal(_: Request, exc: Exception) -> Response:

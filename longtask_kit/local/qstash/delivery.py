@@ -13,11 +13,11 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
-import httpx
 from redis.exceptions import RedisError
 
 from longtask_kit.local.qstash.admission import ticket_of
 from longtask_kit.local.qstash.attempt import Attempt, attempt_delivery
+from longtask_kit.local.qstash.clients import DeliveryClients
 from longtask_kit.local.qstash.controls import Controls, now_ms
 from longtask_kit.local.qstash.destination import printable, rewrite
 from longtask_kit.local.qstash.retry import next_delay_s
@@ -28,6 +28,9 @@ from longtask_kit.local.qstash.wire import Message
 
 STORE_RETRY_MS = 1000
 OWN_FAILURE_RETRY_MS = 60_000
+# What is sent at once needn't be read back from the store; bounded, as a backlog may be long.
+FRESH_KEPT = 1000
+FRESH_BODY_BYTES = 16_384
 
 T = TypeVar("T")
 
@@ -85,7 +88,7 @@ class DeliveryQueue:
     def __init__(
         self,
         store: QueueStore,
-        client: httpx.AsyncClient,
+        clients: DeliveryClients,
         *,
         keys: SigningKeys,
         time_scale: float,
@@ -97,7 +100,7 @@ class DeliveryQueue:
         self.keys = keys
         self._given_keys = keys
         self._store = store
-        self._client = client
+        self._clients = clients
         self._time_scale = time_scale
         self._rewrites = dict(rewrites)
         self._outbound = dict(outbound)
@@ -105,6 +108,7 @@ class DeliveryQueue:
         self.max_in_flight = max_in_flight
         self._due: list[tuple[int, int, str]] = []
         self._order = itertools.count()
+        self._fresh: dict[str, Message] = {}
         self._in_flight: dict[str, asyncio.Task[int | None]] = {}
         self._wake = asyncio.Event()
         self.controls = Controls(store.catalog, self._wake.set)
@@ -187,6 +191,7 @@ class DeliveryQueue:
         if cancelled and task is not None:
             task.cancel()
         elif cancelled:
+            self._fresh.pop(message.message_id, None)
             self._admission.leave(message.message_id, time_ms)
             self._wake.set()
         return cancelled
@@ -201,6 +206,10 @@ class DeliveryQueue:
 
     def _accept(self, message: Message) -> None:
         self._admission.expect(ticket_of(message))
+        is_due = message.not_before_ms <= now_ms()
+        is_small = len(message.body) <= FRESH_BODY_BYTES and len(self._fresh) < FRESH_KEPT
+        if is_due and is_small:
+            self._fresh[message.message_id] = message
         self._schedule(message.message_id, message.not_before_ms)
 
     def _schedule(self, message_id: str, due_ms: int) -> None:
@@ -271,7 +280,9 @@ class DeliveryQueue:
             return now_ms() + OWN_FAILURE_RETRY_MS
 
     async def _attempt_and_settle(self, message_id: str) -> int | None:
-        found = await self._store.load_pending(message_id)
+        fresh = self._fresh.pop(message_id, None)
+        # Whether a fresh one is still pending, the record of its start tells.
+        found = (fresh, 0) if fresh else await self._store.load_pending(message_id)
         if found is None:
             return None
         message, retried = found
@@ -283,14 +294,15 @@ class DeliveryQueue:
         # A moved receiver verifies its new address. One that `outbound` stands in for a public
         # host believes to be that host, and verifies the public one.
         signed_url = rewrite(message.url, self._rewrites)
-        attempt = await attempt_delivery(
-            self._client,
-            message,
-            url=rewrite(signed_url, self._outbound),
-            signed_url=signed_url,
-            retried=retried,
-            keys=self.keys,
-        )
+        with self._clients.lease() as client:
+            attempt = await attempt_delivery(
+                client,
+                message,
+                url=rewrite(signed_url, self._outbound),
+                signed_url=signed_url,
+                retried=retried,
+                keys=self.keys,
+            )
         settlement = settlement_of(
             message, attempt, retried=retried, time_ms=now_ms(), time_scale=self._time_scale
         )
@@ -310,7 +322,8 @@ def _dead_letter(message: Message, attempt: Attempt, time_ms: int) -> DeadLetter
 def _log_outcome(settlement: Settlement, attempt: Attempt) -> None:
     message = settlement.message
     if attempt.is_delivered:
-        logger.debug("message %s delivered to %s", message.message_id, printable(message.url))
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("message %s delivered to %s", message.message_id, printable(message.url))
         return
     outcome = "given up" if settlement.due_ms is None else f"retry {settlement.retried}"
     logger.warning(

@@ -1,5 +1,6 @@
 """The destination in a publish path, and where it may point to (wire doc, section 0.1)."""
 
+import functools
 import ipaddress
 import urllib.parse
 from collections.abc import Mapping
@@ -10,6 +11,8 @@ import httpx
 from longtask_kit.local.qstash.errors import DestinationError
 
 _URL_CHARACTERS = "%:/?#[]@!$&'()*+,;="
+# A URL is looked at several times on its way, and the same ones come again and again.
+_parsed = functools.lru_cache(maxsize=256)(httpx.URL)
 
 
 def destination_of(
@@ -78,7 +81,7 @@ def check_url(url: str, *, what: str = "destination") -> None:
     if not url.isascii() or any(character <= " " for character in url):
         raise DestinationError(f"invalid {what} url: percent-encode spaces and non-ASCII text")
     try:
-        parsed = httpx.URL(url)
+        parsed = _parsed(url)
     except httpx.InvalidURL as exc:
         raise DestinationError(f"invalid {what} url: {exc}") from exc
     if not parsed.host or not 0 < (parsed.port or 1) <= 65_535:
@@ -87,7 +90,7 @@ def check_url(url: str, *, what: str = "destination") -> None:
 
 def is_loopback(url: str) -> bool:
     """Tell whether a URL stays on this machine, as read by the client that will open it."""
-    host = httpx.URL(url).host
+    host = _parsed(url).host
     if host.lower() == "localhost":
         return True
     try:
@@ -141,7 +144,7 @@ def target_of(url: str) -> bytes:
 
 def printable(url: str) -> str:
     """Return a URL fit for a log line: user info and query may hold secrets."""
-    parsed = httpx.URL(url)
+    parsed = _parsed(url)
     return str(parsed.copy_with(query=None, userinfo=b""))
 
 
