@@ -18,6 +18,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from longtask_kit.errors import LongTaskError
+from longtask_kit.queue_cli import queue_app
 from longtask_kit.terminal import (
     STATUS_STYLES,
     make_printable,
@@ -65,6 +66,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.add_typer(queue_app, name="queue")
 
 _JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 _DataOption = Annotated[
@@ -248,6 +250,13 @@ def up(
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="Let the queue deliver beyond this machine.")
     ] = False,
+    rewrite: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FROM=TO", help="Deliver to TO what is for FROM; may be repeated."),
+    ] = None,
+    dev_keys: Annotated[
+        bool, typer.Option("--dev-keys", help="The public keys of QStash's development server.")
+    ] = False,
 ) -> None:
     """Run the local stack in the foreground; every notebook joins it. Ctrl-C ends it."""
     from longtask_kit.local.config import StackConfig, default_data_dir
@@ -264,6 +273,8 @@ def up(
         idle_exit_s=None,
         allow_remote=allow_remote,
         redis_url=redis_url,
+        rewrites=rewrite or (),
+        dev_keys=dev_keys,
     )
     run_in_foreground(config, _announce_json if as_json else _announce_exports)
 

@@ -16,7 +16,7 @@ import platformdirs
 from longtask_kit.errors import LocalStackError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 APP_NAME = "longtask_kit"
 OPTIONS_VARIABLE = "LONGTASK_STACK_OPTIONS"  # how `LocalStack` tells them to its process
@@ -35,6 +35,9 @@ class StackConfig:
         idle_exit_s: The stack ends after so long without a request or a task under way; None never.
         allow_remote: Let the queue deliver beyond this machine.
         redis_url: A Redis or Valkey to use instead of the embedded one.
+        rewrites: Destinations that local ones stand in for, as `https://example.com=http://…`.
+        dev_keys: Use the token and signing keys that everybody knows from QStash's development
+            server, so that its JavaScript SDK in development mode takes the queue for it.
 
     Raises:
         LocalStackError: A value that can't be meant; names the option and what it may be.
@@ -50,6 +53,8 @@ class StackConfig:
     idle_exit_s: float | None = 900.0
     allow_remote: bool = False
     redis_url: str | None = None
+    rewrites: Sequence[str] = ()
+    dev_keys: bool = False
 
     def __post_init__(self) -> None:
         for name in _PORTS:
@@ -63,6 +68,12 @@ class StackConfig:
                 "redis_url (--redis-url) must be a URL such as redis://localhost:6379/0, "
                 "rediss://… or unix:///path/to/socket, and is none of these."
             )
+        for rewrite in self.rewrites:
+            if not all(map(_is_origin, rewrite.partition("=")[::2])):
+                raise LocalStackError(
+                    "rewrites (--rewrite) must be <from>=<to>, both http(s) URLs, e.g. "
+                    f"https://example.com=http://127.0.0.1:9000; found {rewrite!r}."
+                )
         self._refuse_shared_ports()
 
     def _expect(self, name: str, is_right: Callable[[object], bool], expected: str) -> None:
@@ -119,6 +130,16 @@ def _is_redis_url(value: object) -> bool:
         return False
     is_whole = bool(url.path if url.scheme == "unix" else url.hostname)
     return is_whole and port != 0 and url.scheme in ("redis", "rediss", "unix")
+
+
+def _is_origin(value: str) -> bool:
+    try:
+        url = urlsplit(value)
+        port = url.port
+    except ValueError:
+        return False
+    is_bare = not (url.query or url.fragment or url.username)
+    return url.scheme in ("http", "https") and bool(url.hostname) and port != 0 and is_bare
 
 
 def default_data_dir() -> Path:

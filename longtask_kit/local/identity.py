@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from longtask_kit.local.config import StackConfig
 
 _SERVICES = ("redis", "qstash", "app", "model")
+# Printed in QStash's own documentation of local development: they protect nothing.
+DEV_KEYS = {
+    "QSTASH_TOKEN": "eyJVc2VySUQiOiJkZWZhdWx0VXNlciIsIlBhc3N3b3JkIjoiZGVmYXVsdFBhc3N3b3JkIn0=",
+    "QSTASH_CURRENT_SIGNING_KEY": "sig_7kYjw48mhY7kAjqNGcy6cr29RJ6r",
+    "QSTASH_NEXT_SIGNING_KEY": "sig_5ZB6DVzB1wjE8S6rZ7eenA8Pdnhs",
+}
 _FORMER_APPS_KEPT = 20  # the app seldom moves; a waiting message lives for days
 
 

@@ -24,7 +24,13 @@ from longtask_kit.errors import LocalStackError
 from longtask_kit.http_edge import LoopbackHostsOnly
 from longtask_kit.local.config import StackConfig, StackFiles, make_private_folder, write_private
 from longtask_kit.local.hold import hold_folder
-from longtask_kit.local.identity import bind_all, load_identity, make_environment, save_identity
+from longtask_kit.local.identity import (
+    DEV_KEYS,
+    bind_all,
+    load_identity,
+    make_environment,
+    save_identity,
+)
 from longtask_kit.local.valkey import ValkeyProcess
 
 if TYPE_CHECKING:
@@ -98,7 +104,7 @@ async def run_stack(
         redis_url, watching = await _start_redis(config, files, stack)
         watching.add_done_callback(lambda _: stop.set())
         listeners, rewrites = bind_all(config, identity)
-        environment = make_environment(identity)
+        environment = make_environment(identity) | (DEV_KEYS if config.dev_keys else {})
         activity = Activity()
         apps = _make_apps(config, environment, redis_url, rewrites)
         queue = apps["qstash"]
@@ -195,12 +201,18 @@ def _make_apps(
             time_scale=config.time_scale,
             allow_remote=config.allow_remote,
             rewrites=rewrites,
+            outbound=dict(map(_split, config.rewrites)),
         ),
         "model": create_model_app(
             api_key=environment["OPENAI_API_KEY"], tokens_per_s=config.tokens_per_s
         ),
         "app": create_app(make_settings(environment)),
     }
+
+
+def _split(rewrite: str) -> tuple[str, str]:
+    old, _, new = rewrite.partition("=")
+    return old.rstrip("/"), new
 
 
 class _Server(uvicorn.Server):

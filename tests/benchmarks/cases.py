@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from longtask_kit import LocalStack, connect
 from tests.benchmarks.measure import Row, percentile, time_s
+from tests.benchmarks.queue_case import measure_queue
 from tests.benchmarks.side_by_side import measure_side_by_side
 from tests.benchmarks.workbench import Answer, ask_model, ask_task, check_same_text
 
@@ -225,6 +226,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "log-size": measure_log_size,
     "flushes": measure_flushes,
     "side-by-side": measure_side_by_side,
+    "queue": measure_queue,
 }
 
 

@@ -126,6 +126,11 @@ class Workbench:
         ask_model(client, WARM_UP, model="demo-fast")
         return client
 
+    @property
+    def redis_url(self) -> str:
+        """The stack's Valkey itself, for what doesn't go through the REST protocol."""
+        return f"unix://{self.stack._files.socket}"
+
     @cached_property
     def _redis(self) -> Redis:
         environment = self.stack.environment

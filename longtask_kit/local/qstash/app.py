@@ -3,12 +3,10 @@
 import contextlib
 import functools
 import hmac
-import http.cookiejar
 import logging
 import urllib.parse
 from collections.abc import AsyncIterator, Callable, Mapping
 
-import httpx
 from redis.exceptions import RedisError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -17,15 +15,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from longtask_kit.local.qstash.clients import DeliveryClients
 from longtask_kit.local.qstash.delivery import DeliveryQueue
+from longtask_kit.local.qstash.destination import Reach
 from longtask_kit.local.qstash.errors import MalformedRequestError
 from longtask_kit.local.qstash.routes import ROUTES
+from longtask_kit.local.qstash.scheduler import Scheduler
 from longtask_kit.local.qstash.signing import SigningKeys
 from longtask_kit.local.qstash.store import QueueStore
-
-# Shorter than the 5 s after which uvicorn drops an idle connection, so that a delivery
-# doesn't meet a connection that is just being closed.
-KEEPALIVE_S = 3.0
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +36,7 @@ def create_qstash_app(
     time_scale: float = 1.0,
     allow_remote: bool = False,
     rewrites: Mapping[str, str] | None = None,
+    outbound: Mapping[str, str] | None = None,
     dedup_window_s: float = 600.0,
     max_in_flight: int = 500,
 ) -> Starlette:
@@ -55,8 +53,11 @@ def create_qstash_app(
         time_scale: Factor for default and custom backoff, > 0; not for delays the caller or
             the destination asked for.
         allow_remote: Whether destinations and callbacks may leave this machine.
-        rewrites: Origins to replace at delivery, such as `{"http://127.0.0.1:8000":
-            "http://127.0.0.1:8123"}` after a restart on other ports.
+        rewrites: Origins that have moved, such as `{"http://127.0.0.1:8000":
+            "http://127.0.0.1:8123"}` after a restart on other ports; the new one is signed.
+        outbound: Origins that others stand in for, such as `{"https://example.com":
+            "http://127.0.0.1:9000"}`; the receiver still believes to be the first, which is
+            signed.
         dedup_window_s: How long a deduplication id is remembered, in seconds, > 0.
         max_in_flight: Most deliveries at one time, >= 1.
     """
@@ -71,6 +72,7 @@ def create_qstash_app(
         keys=keys,
         time_scale=time_scale,
         rewrites=rewrites or {},
+        outbound=outbound or {},
         dedup_window_ms=max(1, round(dedup_window_s * 1000)),
         max_in_flight=max_in_flight,
     )
@@ -82,7 +84,7 @@ def create_qstash_app(
     )
     # A redirect to a path without its last slash would change the destination in it.
     app.router.redirect_slashes = False
-    app.state.allow_remote = allow_remote
+    app.state.reach = Reach(allow_remote=allow_remote, outbound=outbound or {})
     return app
 
 
@@ -113,13 +115,16 @@ class RequireToken:
 async def _lifespan(
     app: Starlette, *, redis_url: str, make_queue: Callable[..., DeliveryQueue]
 ) -> AsyncIterator[None]:
-    async with _open_store(redis_url) as store, _delivery_client() as client:
-        queue = make_queue(store, client)
+    async with _open_store(redis_url) as store, DeliveryClients.open() as clients:
+        queue = make_queue(store, clients)
+        scheduler = Scheduler(store, queue, app.state.reach)
         await queue.start()
-        app.state.queue, app.state.store = queue, store
+        await scheduler.start()
+        app.state.queue, app.state.store, app.state.scheduler = queue, store, scheduler
         try:
             yield
         finally:
+            await scheduler.stop()
             await queue.stop()
 
 
@@ -131,19 +136,6 @@ async def _open_store(redis_url: str) -> AsyncIterator[QueueStore]:
         yield store
     finally:
         await store.close()
-
-
-def _delivery_client() -> httpx.AsyncClient:
-    """One pool for all deliveries; no proxies, no redirects, and no cookie is kept."""
-    return httpx.AsyncClient(
-        trust_env=False,
-        follow_redirects=False,
-        limits=httpx.Limits(
-            max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE_S
-        ),
-        # One destination's cookie must not reach the next message's.
-        cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=())),
-    )
 
 
 async def _answer_refusal(_: Request, exc: Exception) -> Response:

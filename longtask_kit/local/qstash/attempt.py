@@ -35,12 +35,27 @@ class Attempt:
 
 
 async def attempt_delivery(
-    client: httpx.AsyncClient, message: Message, *, url: str, retried: int, keys: SigningKeys
+    client: httpx.AsyncClient,
+    message: Message,
+    *,
+    url: str,
+    signed_url: str,
+    retried: int,
+    keys: SigningKeys,
 ) -> Attempt:
-    """Send a message once and return what came of it; only cancellation is raised."""
+    """Send a message once and return what came of it; only cancellation is raised.
+
+    Args:
+        client: Sends it.
+        message: What is sent.
+        url: Where it is sent to.
+        signed_url: What the signature names: the address the receiver believes to have.
+        retried: Attempts made before.
+        keys: The current one signs.
+    """
     timeout_s = message.timeout_s or DEFAULT_TIMEOUT_S
     # Signed at each attempt: a signature is valid for five minutes, retries go on for days.
-    signature = sign_delivery(keys, url=url, body=message.body, now_s=time.time())
+    signature = sign_delivery(keys, url=signed_url, body=message.body, now_s=time.time())
     try:
         headers = delivery_headers(message, retried=retried, signature=signature)
         async with asyncio.timeout(timeout_s):
@@ -61,6 +76,8 @@ def delivery_headers(
         "Upstash-Retried": str(retried),
         "Upstash-Signature": signature,
         "Upstash-Caller-Ip": message.caller_ip or "",
+        "Upstash-Topic-Name": message.topic_name or "",
+        "Upstash-Schedule-Id": message.schedule_id or "",
         "Upstash-Region": "US-EAST-1",
     }
     forwarded = {name: values for name, values in message.headers.items() if name not in own}
@@ -87,7 +104,13 @@ def explain_failure(exc: BaseException, url: str) -> str:
 def explain_status(status: int, body: bytes) -> str:
     """Return the reason of a failed attempt that did get an answer."""
     head = body[: BODY_HEAD_CHARS * 4].decode(errors="replace")[:BODY_HEAD_CHARS].strip()
-    return f"status {status}" + (f": {head}" if head else "")
+    reason = f"status {status}" + (f": {head}" if head else "")
+    if status in (401, 403) or "signature" in head.lower():
+        reason += (
+            " (if the receiver refuses the signature: compare its QSTASH_CURRENT_SIGNING_KEY with "
+            "GET /v2/keys, and the URL it verifies with the destination, character for character)"
+        )
+    return reason
 
 
 async def _send(

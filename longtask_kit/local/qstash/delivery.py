@@ -10,29 +10,31 @@ import heapq
 import itertools
 import logging
 import secrets
-import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
-import httpx
 from redis.exceptions import RedisError
 
+from longtask_kit.local.qstash.admission import ticket_of
 from longtask_kit.local.qstash.attempt import Attempt, attempt_delivery
+from longtask_kit.local.qstash.clients import DeliveryClients
+from longtask_kit.local.qstash.controls import Controls, now_ms
 from longtask_kit.local.qstash.destination import printable, rewrite
 from longtask_kit.local.qstash.retry import next_delay_s
 from longtask_kit.local.qstash.signing import SigningKeys
-from longtask_kit.local.qstash.store import DeadLetter, QueueStore, Settlement
+from longtask_kit.local.qstash.store import DeadLetter, Publication, QueueStore, Settlement
 from longtask_kit.local.qstash.views import callback_messages, event_view
 from longtask_kit.local.qstash.wire import Message
 
 STORE_RETRY_MS = 1000
 OWN_FAILURE_RETRY_MS = 60_000
+# What is sent at once needn't be read back from the store; bounded, as a backlog may be long.
+FRESH_KEPT = 1000
+FRESH_BODY_BYTES = 16_384
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
-
-
-def now_ms() -> int:
-    """Return unix time in milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 def settlement_of(
@@ -75,38 +77,52 @@ def settlement_of(
 
 
 class DeliveryQueue:
-    """Accepts messages and delivers them until each is delivered, dead or cancelled."""
+    """Accepts messages and delivers them until each is delivered, dead or cancelled.
+
+    Attributes:
+        keys: The signing keys at present.
+        controls: The queues and flow control keys, which decide who may start.
+        max_in_flight: Most deliveries at one time.
+    """
 
     def __init__(
         self,
         store: QueueStore,
-        client: httpx.AsyncClient,
+        clients: DeliveryClients,
         *,
         keys: SigningKeys,
         time_scale: float,
         rewrites: Mapping[str, str],
+        outbound: Mapping[str, str],
         dedup_window_ms: int,
         max_in_flight: int,
     ) -> None:
         self.keys = keys
         self._given_keys = keys
         self._store = store
-        self._client = client
+        self._clients = clients
         self._time_scale = time_scale
         self._rewrites = dict(rewrites)
+        self._outbound = dict(outbound)
         self._dedup_window_ms = dedup_window_ms
-        self._max_in_flight = max_in_flight
+        self.max_in_flight = max_in_flight
         self._due: list[tuple[int, int, str]] = []
         self._order = itertools.count()
+        self._fresh: dict[str, Message] = {}
         self._in_flight: dict[str, asyncio.Task[int | None]] = {}
         self._wake = asyncio.Event()
+        self.controls = Controls(store.catalog, self._wake.set)
+        self._admission = self.controls.admission
+        self._flow_wake_ms: int | None = None
         self._runner: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Take up every unfinished message; one that was in flight at a crash is due at once."""
         self.keys = await self._store.load_keys(self._given_keys)
-        for message_id, due_ms in await self._store.pending():
-            self._schedule(message_id, due_ms)
+        await self.controls.load()
+        async for found in self._store.unfinished():
+            self._admission.expect(found.ticket, has_slot=found.was_tried)
+            self._schedule(found.ticket.message_id, found.due_ms)
         self._runner = asyncio.create_task(self._run(), name="qstash-deliveries")
 
     async def stop(self) -> None:
@@ -120,21 +136,47 @@ class DeliveryQueue:
         """Return how many messages aren't finished: in flight, due, or waiting for their time."""
         return await self._store.count_pending()
 
-    async def publish(self, message: Message, *, dead_letter_id: str | None = None) -> str | None:
-        """Store a message and return the id that stands for it, another one's if a duplicate.
+    @property
+    def count_in_flight(self) -> int:
+        """How many deliveries are under way."""
+        return len(self._in_flight)
 
-        None if `dead_letter_id` was given and that dead letter is gone.
+    async def publish(
+        self, messages: Sequence[Message], *, dead_letter_id: str | None = None
+    ) -> list[str]:
+        """Store messages in one step; return for each the id that stands for it.
+
+        That is another one's id for a duplicate. Nothing if `dead_letter_id` was given and that
+        dead letter is gone.
         """
-        stored_id: str | None = message.message_id
-        try:
-            stored_id = await self._store.publish(
-                message, dedup_window_ms=self._dedup_window_ms, dead_letter_id=dead_letter_id
+
+        def store(publication: Publication) -> Awaitable[list[str]]:
+            return self._store.publish(
+                publication, dedup_window_ms=self._dedup_window_ms, dead_letter_id=dead_letter_id
             )
-        finally:
-            # Also after an error: the message may be stored and only the reply lost.
-            if stored_id == message.message_id:
-                self._schedule(message.message_id, message.not_before_ms)
-        return stored_id
+
+        ids = await self.store_and_accept(messages, store)
+        await self.controls.forget_idle_flows()
+        return ids
+
+    async def store_and_accept(
+        self, messages: Sequence[Message], store: Callable[[Publication], Awaitable[T]]
+    ) -> T:
+        """Store messages, with the queues and keys they set up, and take them up."""
+        async with self.controls.setting_up(messages):
+            publication = Publication(
+                messages=messages,
+                queues=self.controls.new_queues(messages),
+                flows=self.controls.new_flows(messages),
+            )
+            try:
+                return await store(publication)
+            finally:
+                # Also after an error: they may be stored and only the reply lost. What is not
+                # pending, as a duplicate, is dropped when its turn comes.
+                self.controls.take_in(publication.queues, publication.flows)
+                for message in publication.messages:
+                    self._accept(message)
 
     async def cancel(self, message: Message) -> bool:
         """Cancel a message, waiting or in flight; False if it is finished already."""
@@ -148,6 +190,10 @@ class DeliveryQueue:
         task = self._in_flight.get(message.message_id)
         if cancelled and task is not None:
             task.cancel()
+        elif cancelled:
+            self._fresh.pop(message.message_id, None)
+            self._admission.leave(message.message_id, time_ms)
+            self._wake.set()
         return cancelled
 
     async def rotate_keys(self) -> SigningKeys:
@@ -157,6 +203,14 @@ class DeliveryQueue:
         await self._store.save_keys(keys, given=self._given_keys)
         self.keys = keys
         return keys
+
+    def _accept(self, message: Message) -> None:
+        self._admission.expect(ticket_of(message))
+        is_due = message.not_before_ms <= now_ms()
+        is_small = len(message.body) <= FRESH_BODY_BYTES and len(self._fresh) < FRESH_KEPT
+        if is_due and is_small:
+            self._fresh[message.message_id] = message
+        self._schedule(message.message_id, message.not_before_ms)
 
     def _schedule(self, message_id: str, due_ms: int) -> None:
         heapq.heappush(self._due, (due_ms, next(self._order), message_id))
@@ -175,27 +229,41 @@ class DeliveryQueue:
 
     def _start_due(self) -> None:
         time_ms = now_ms()
-        while self._due and self._due[0][0] <= time_ms and self._has_room():
+        while self._due and self._due[0][0] <= time_ms:
             _, _, message_id = heapq.heappop(self._due)
-            if message_id in self._in_flight:
-                continue
-            task = asyncio.create_task(self._deliver(message_id), name=f"qstash-{message_id}")
-            self._in_flight[message_id] = task
-            task.add_done_callback(functools.partial(self._finish, message_id))
+            if message_id not in self._in_flight:
+                self._admission.enter(message_id, time_ms)
+        self._flow_wake_ms = self._admission.open_waiting_flows(time_ms)
+        while self._admission.ready and self._has_room():
+            self._start(self._admission.ready.popleft())
+
+    def _start(self, message_id: str) -> None:
+        if message_id in self._in_flight:
+            return
+        task = asyncio.create_task(self._deliver(message_id), name=f"qstash-{message_id}")
+        self._in_flight[message_id] = task
+        task.add_done_callback(functools.partial(self._finish, message_id))
 
     def _has_room(self) -> bool:
-        return len(self._in_flight) < self._max_in_flight
+        return len(self._in_flight) < self.max_in_flight
 
     def _idle_s(self) -> float | None:
         """Seconds until the next due time; None sleeps until woken. At most a day at once."""
-        if not self._due or not self._has_room():
+        moments = [self._due[0][0]] if self._due else []
+        if self._flow_wake_ms is not None:
+            moments.append(self._flow_wake_ms)
+        if not moments:
             return None
-        return min(max(0.0, (self._due[0][0] - now_ms()) / 1000), 86_400.0)
+        return min(max(0.0, (min(moments) - now_ms()) / 1000), 86_400.0)
 
     def _finish(self, message_id: str, task: asyncio.Task[int | None]) -> None:
         # Out of flight before it is scheduled again: an immediate retry would be skipped.
         self._in_flight.pop(message_id, None)
-        if not task.cancelled() and (due_ms := task.result()) is not None:
+        due_ms = None if task.cancelled() else task.result()
+        if due_ms is None:
+            self._admission.leave(message_id, now_ms())
+        else:
+            self._admission.finish_attempt(message_id, now_ms())
             self._schedule(message_id, due_ms)
         self._wake.set()
 
@@ -212,23 +280,36 @@ class DeliveryQueue:
             return now_ms() + OWN_FAILURE_RETRY_MS
 
     async def _attempt_and_settle(self, message_id: str) -> int | None:
-        found = await self._store.load_pending(message_id)
+        fresh = self._fresh.pop(message_id, None)
+        # Whether a fresh one is still pending, the record of its start tells.
+        found = (fresh, 0) if fresh else await self._store.load_pending(message_id)
         if found is None:
             return None
         message, retried = found
-        if not await self._store.record(event_view(message, "ACTIVE", time_ms=now_ms())):
+        key = message.flow_key
+        gate = self._admission.flows.get(key) if key is not None else None
+        active = event_view(message, "ACTIVE", time_ms=now_ms())
+        if not await self._store.record(active, key=key, gate=gate):
             return None
-        url = rewrite(message.url, self._rewrites)
-        attempt = await attempt_delivery(
-            self._client, message, url=url, retried=retried, keys=self.keys
-        )
+        # A moved receiver verifies its new address. One that `outbound` stands in for a public
+        # host believes to be that host, and verifies the public one.
+        signed_url = rewrite(message.url, self._rewrites)
+        with self._clients.lease() as client:
+            attempt = await attempt_delivery(
+                client,
+                message,
+                url=rewrite(signed_url, self._outbound),
+                signed_url=signed_url,
+                retried=retried,
+                keys=self.keys,
+            )
         settlement = settlement_of(
             message, attempt, retried=retried, time_ms=now_ms(), time_scale=self._time_scale
         )
         await self._store.settle(settlement)
         _log_outcome(settlement, attempt)
         for callback in settlement.callbacks:
-            self._schedule(callback.message_id, callback.not_before_ms)
+            self._accept(callback)
         return settlement.due_ms
 
 
@@ -241,7 +322,8 @@ def _dead_letter(message: Message, attempt: Attempt, time_ms: int) -> DeadLetter
 def _log_outcome(settlement: Settlement, attempt: Attempt) -> None:
     message = settlement.message
     if attempt.is_delivered:
-        logger.debug("message %s delivered to %s", message.message_id, printable(message.url))
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("message %s delivered to %s", message.message_id, printable(message.url))
         return
     outcome = "given up" if settlement.due_ms is None else f"retry {settlement.retried}"
     logger.warning(

@@ -47,6 +47,20 @@ def check_params(params: Params, *, without: Sequence[str] = ()) -> None:
         number_param(params, name, default=0, most=10**15)
 
 
+def is_oldest_first(params: Params) -> bool:
+    """Tell whether a list is asked for the other way round, by `order=earliestFirst`.
+
+    Raises:
+        MalformedRequestError: The order has another name.
+    """
+    order = next(iter(params.get("order", ())), "latestFirst")
+    if order not in ("latestFirst", "earliestFirst"):
+        raise MalformedRequestError(
+            f"invalid order: expected latestFirst or earliestFirst, got {order[:80]!r}"
+        )
+    return order == "earliestFirst"
+
+
 def has_filter(params: Params) -> bool:
     """Tell whether any parameter narrows the selection."""
     return any(name in params for name in (*_FIELDS, *_DATES))

@@ -10,36 +10,46 @@ FINISHED_READABLE_MS = 60_000
 _SHARED = f"""
 local plan = cjson.decode(ARGV[1])
 local function message_key(id) return 'qstash:message:' .. id end
+local function states_key(schedule_id) return 'qstash:schedule_states:' .. schedule_id end
 local function record(event)
   redis.call('XADD', 'qstash:events', 'MAXLEN', '~', {EVENTS_KEPT}, '*',
     'id', event.id, 'state', event.state, 'view', event.view)
 end
 local function store(message)
-  redis.call('HSET', message_key(message.id), 'record', message.record, 'retried', '0')
+  redis.call('HSET', message_key(message.id), 'record', message.record, 'retried', '0',
+    'ticket', message.ticket)
   redis.call('ZADD', 'qstash:pending', message.due_ms, message.id)
   record(message.created)
 end
 """
 
-# Answers the id of the message that now stands for the publish, or '' if the dead letter to
-# be sent again is gone. Asking twice with one plan stores once: the client may repeat a
-# script whose reply was lost.
+# Answers, for each message of the publish, the id that now stands for it; nothing if the dead
+# letter to be sent again is gone. Asking twice with one plan stores once: the client may repeat
+# a script whose reply was lost.
 PUBLISH = (
     _SHARED
     + """
-if redis.call('EXISTS', message_key(plan.message.id)) == 1 then return plan.message.id end
-if plan.dead_letter_id then
-  if redis.call('HDEL', 'qstash:dead', plan.dead_letter_id) == 0 then return '' end
+if plan.dead_letter_id and redis.call('EXISTS', message_key(plan.messages[1].id)) == 0 then
+  if redis.call('HDEL', 'qstash:dead', plan.dead_letter_id) == 0 then return {} end
   redis.call('ZREM', 'qstash:dead_index', plan.dead_letter_id)
 end
-if plan.dedup_key then
-  local key = 'qstash:dedup:' .. plan.dedup_key
-  local first = redis.call('GET', key)
-  if first then return first end
-  redis.call('SET', key, plan.message.id, 'PX', plan.dedup_window_ms)
+for name, queue in pairs(plan.queues) do redis.call('HSETNX', 'qstash:queues', name, queue) end
+for key, flow in pairs(plan.flows) do redis.call('HSET', 'qstash:flows', key, flow) end
+local ids = {}
+for i, message in ipairs(plan.messages) do
+  ids[i] = message.id
+  if redis.call('EXISTS', message_key(message.id)) == 0 then
+    local key = message.dedup_key and 'qstash:dedup:' .. message.dedup_key
+    local first = key and redis.call('GET', key)
+    if first then
+      ids[i] = first
+    else
+      if key then redis.call('SET', key, message.id, 'PX', plan.dedup_window_ms) end
+      store(message)
+    end
+  end
 end
-store(plan.message)
-return plan.message.id
+return ids
 """
 )
 
@@ -56,6 +66,11 @@ if plan.due_ms then
 else
   redis.call('ZREM', 'qstash:pending', plan.id)
   redis.call('PEXPIRE', message_key(plan.id), {FINISHED_READABLE_MS})
+  local states = plan.schedule_id and states_key(plan.schedule_id)
+  -- Only the last run's messages are counted there.
+  if states and redis.call('HEXISTS', states, plan.id) == 1 then
+    redis.call('HSET', states, plan.id, plan.schedule_state)
+  end
 end
 if plan.dead_letter then
   redis.call('HSET', 'qstash:dead', plan.dead_letter.id, plan.dead_letter.record)
@@ -66,12 +81,39 @@ return 1
 """
 )
 
-# Appends to the log only while the message is pending: nothing follows CANCELED.
+# Appends to the log only while the message is pending: nothing follows CANCELED. What the start
+# takes of a rate is kept with it, so that a crash doesn't begin a long period anew.
 RECORD = (
     _SHARED
     + """
 if not redis.call('ZSCORE', 'qstash:pending', plan.event.id) then return 0 end
 record(plan.event)
+if plan.period then
+  redis.call('HSET', 'qstash:flow_periods', plan.period.key, plan.period.record)
+end
+return 1
+"""
+)
+
+# Takes a schedule's turn and stores its messages in one step, so that a crash can neither lose
+# nor double a run. A schedule that was changed since it was read waits for its new turn.
+FIRE = (
+    _SHARED
+    + """
+local due = redis.call('ZSCORE', 'qstash:schedule_index', plan.id)
+if not due or tonumber(due) ~= tonumber(plan.due_ms) then return 0 end
+if redis.call('HGET', 'qstash:schedules', plan.id) ~= plan.record then return 0 end
+redis.call('ZADD', 'qstash:schedule_index', plan.next_ms, plan.id)
+redis.call('HSET', 'qstash:schedule_last', plan.id, plan.time_ms)
+redis.call('HDEL', 'qstash:schedule_errors', plan.id)
+if plan.error then redis.call('HSET', 'qstash:schedule_errors', plan.id, plan.error) end
+redis.call('DEL', states_key(plan.id))
+for name, queue in pairs(plan.queues) do redis.call('HSETNX', 'qstash:queues', name, queue) end
+for key, flow in pairs(plan.flows) do redis.call('HSET', 'qstash:flows', key, flow) end
+for _, message in ipairs(plan.messages) do
+  redis.call('HSET', states_key(plan.id), message.id, 'IN_PROGRESS')
+  store(message)
+end
 return 1
 """
 )

@@ -4,13 +4,17 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
 
+from longtask_kit.local.qstash.admission import Ticket, ticket_of
 from longtask_kit.local.qstash.attempt import Attempt
-from longtask_kit.local.qstash.scripts import PUBLISH, RECORD, SETTLE
+from longtask_kit.local.qstash.catalog import Catalog, QueueSettings, dump, dump_period
+from longtask_kit.local.qstash.flow import FlowGate, FlowSettings
+from longtask_kit.local.qstash.schedules import Schedule
+from longtask_kit.local.qstash.scripts import FIRE, PUBLISH, RECORD, SETTLE
 from longtask_kit.local.qstash.signing import SigningKeys
 from longtask_kit.local.qstash.views import View, event_view
 from longtask_kit.local.qstash.wire import Message, dump_message, load_message
@@ -44,9 +48,47 @@ class Settlement:
     dead_letter: DeadLetter | None = None
     callbacks: Sequence[Message] = ()
 
+    @property
+    def is_delivered(self) -> bool:
+        """Whether the message reached its destination."""
+        return any(view["state"] == "DELIVERED" for view in self.events)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """Messages that are stored in one step, and what is set up for them."""
+
+    messages: Sequence[Message]
+    queues: Mapping[str, QueueSettings] = field(default_factory=dict)
+    flows: Mapping[str, FlowSettings] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleRun:
+    """One turn of a schedule, and when the next one is."""
+
+    schedule: Schedule
+    due_ms: int
+    next_ms: int
+    time_ms: int
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unfinished:
+    """A message that waits, as a start of the engine finds it."""
+
+    ticket: Ticket
+    due_ms: int
+    was_tried: bool
+
 
 class QueueStore:
-    """The queue's records in one Valkey."""
+    """The queue's records in one Valkey.
+
+    Attributes:
+        catalog: The records of queues, URL groups, flow control keys and schedules.
+    """
 
     def __init__(self, redis_url: str) -> None:
         # More deliveries than connections is normal; they wait for one another's round trip.
@@ -58,6 +100,8 @@ class QueueStore:
         self._publish = self._redis.register_script(PUBLISH)
         self._settle = self._redis.register_script(SETTLE)
         self._record = self._redis.register_script(RECORD)
+        self._fire = self._redis.register_script(FIRE)
+        self.catalog = Catalog(self._redis)
 
     async def open(self) -> None:
         """Fail now, and not at the first publish, if there is no Valkey."""
@@ -69,23 +113,45 @@ class QueueStore:
         await self._redis.connection_pool.disconnect()
 
     async def publish(
-        self, message: Message, *, dedup_window_ms: int, dead_letter_id: str | None = None
-    ) -> str | None:
-        """Store a message unless it is a duplicate, and return the id that stands for it.
+        self,
+        publication: Publication,
+        *,
+        dedup_window_ms: int,
+        dead_letter_id: str | None = None,
+    ) -> list[str]:
+        """Store messages unless they are duplicates; return for each the id that stands for it.
 
-        With `dead_letter_id` that dead letter is taken out in the same step; None if it is gone.
+        With `dead_letter_id` that dead letter is taken out in the same step; none if it is gone.
         """
-        plan = {
-            "message": _stored(message),
-            "dedup_key": message.dedup_key,
+        plan = _publication(publication) | {
             "dedup_window_ms": str(dedup_window_ms),
             "dead_letter_id": dead_letter_id,
         }
-        return str(await self._publish(args=[_plan(plan)])) or None
+        return list(await self._publish(args=[_plan(plan)]))
 
-    async def record(self, view: View) -> bool:
-        """Append to the event log; False if the message is no longer pending."""
-        return bool(await self._record(args=[_plan({"event": _event(view)})]))
+    async def fire(self, run: ScheduleRun, publication: Publication) -> bool:
+        """Store a schedule's turn; False, and nothing stored, if it was changed meanwhile."""
+        plan = _publication(publication) | {
+            "id": run.schedule.schedule_id,
+            "record": run.schedule.dump(),
+            "due_ms": str(run.due_ms),
+            "next_ms": str(run.next_ms),
+            "time_ms": str(run.time_ms),
+            "error": run.error,
+        }
+        return bool(await self._fire(args=[_plan(plan)]))
+
+    async def record(
+        self, view: View, *, key: str | None = None, gate: FlowGate | None = None
+    ) -> bool:
+        """Append to the event log; False if the message is no longer pending.
+
+        With a flow control key its present period is stored too.
+        """
+        plan: dict[str, Any] = {"event": _event(view)}
+        if key is not None and gate is not None:
+            plan["period"] = {"key": key, "record": dump_period(gate)}
+        return bool(await self._record(args=[_plan(plan)]))
 
     async def settle(self, settlement: Settlement) -> bool:
         """Store an outcome; False, and nothing stored, if the message is no longer pending."""
@@ -97,6 +163,8 @@ class QueueStore:
             "due_ms": None if settlement.due_ms is None else str(settlement.due_ms),
             "dead_letter": None if dead is None else _stored_dead_letter(dead),
             "messages": [_stored(message) for message in settlement.callbacks],
+            "schedule_id": settlement.message.schedule_id,
+            "schedule_state": "SUCCESS" if settlement.is_delivered else "FAIL",
         }
         return bool(await self._settle(args=[_plan(plan)]))
 
@@ -108,6 +176,22 @@ class QueueStore:
         """Return id and due time in unix ms of every message that isn't finished."""
         found = await self._redis.zrange("qstash:pending", 0, -1, withscores=True)
         return [(message_id, int(due_ms)) for message_id, due_ms in found]
+
+    async def unfinished(self) -> AsyncIterator[Unfinished]:
+        """Yield every message that isn't finished, the first due first."""
+        pending = await self.pending()
+        for start in range(0, len(pending), PAGE):
+            page = pending[start : start + PAGE]
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for message_id, _ in page:
+                    pipe.hmget(_message_key(message_id), ["ticket", "retried"])
+                found = await pipe.execute()
+            for (message_id, due_ms), (ticket, retried) in zip(page, found, strict=True):
+                yield Unfinished(
+                    ticket=Ticket(*json.loads(ticket)) if ticket else Ticket(message_id),
+                    due_ms=due_ms,
+                    was_tried=retried not in (None, "0"),
+                )
 
     async def load(self, message_id: str) -> Message | None:
         """Return a message, finished or not; None if unknown or forgotten."""
@@ -125,36 +209,45 @@ class QueueStore:
         return load_message(record), int(retried)
 
     async def events(
-        self, *, message_ids: Iterable[str], before: str
+        self, *, message_ids: Iterable[str], after: str | None, oldest_first: bool = False
     ) -> AsyncIterator[tuple[str, View]]:
         """Yield cursor and event, newest first, of some messages or of all.
 
         Args:
             message_ids: Only these; none means every message.
-            before: Cursor of the last event already seen, or "+" for the newest.
+            after: Cursor of the last event already seen; None begins at the first.
+            oldest_first: The other way round.
         """
         only = set(message_ids)
         while True:
-            upper = before if before == "+" else f"({before}"
-            page = await self._redis.xrevrange("qstash:events", max=upper, count=PAGE)
+            bound = None if after is None else f"({after}"
+            if oldest_first:
+                page = await self._redis.xrange("qstash:events", min=bound or "-", count=PAGE)
+            else:
+                page = await self._redis.xrevrange("qstash:events", max=bound or "+", count=PAGE)
             for cursor, fields in page:
                 if not only or fields["id"] in only:
                     yield cursor, json.loads(fields["view"])
             if len(page) < PAGE:
                 return
-            before = page[-1][0]
+            after = page[-1][0]
 
     async def dead_letter(self, dead_letter_id: str) -> DeadLetter | None:
         """Return one dead letter, or None."""
         record = await self._redis.hget("qstash:dead", dead_letter_id)
         return None if record is None else _loaded_dead_letter(dead_letter_id, record)
 
-    async def dead_letters(self, *, before: str | None) -> AsyncIterator[DeadLetter]:
-        """Yield dead letters, newest first, from behind the one with the id `before`."""
-        ids = await self._redis.zrange("qstash:dead_index", 0, -1, desc=True)
-        if before is not None:
+    async def dead_letters(
+        self, *, after: str | None, oldest_first: bool = False
+    ) -> AsyncIterator[DeadLetter]:
+        """Yield dead letters, newest first or oldest, from behind the one with the id `after`."""
+        ids = await self._redis.zrange("qstash:dead_index", 0, -1)
+        ids.sort(key=_dead_letter_order, reverse=not oldest_first)
+        if after is not None:
             # By value, as the dead letter the cursor names may be gone by now.
-            ids = [found for found in ids if _dead_letter_order(found) < _dead_letter_order(before)]
+            seen = _dead_letter_order(after)
+            ids = [found for found in ids if (_dead_letter_order(found) > seen) == oldest_first]
+            ids = [found for found in ids if found != after]
         for start in range(0, len(ids), PAGE):
             page = ids[start : start + PAGE]
             records = await self._redis.hmget("qstash:dead", page)
@@ -205,8 +298,17 @@ def _stored(message: Message) -> dict[str, Any]:
     return {
         "id": message.message_id,
         "record": json.dumps(dump_message(message)),
+        "ticket": json.dumps(dataclasses.astuple(ticket_of(message))),
         "due_ms": str(message.not_before_ms),
         "created": _event(created),
+    } | ({"dedup_key": message.dedup_key} if message.dedup_key else {})
+
+
+def _publication(publication: Publication) -> dict[str, Any]:
+    return {
+        "messages": [_stored(message) for message in publication.messages],
+        "queues": {name: dump(queue) for name, queue in publication.queues.items()},
+        "flows": {key: dump(flow) for key, flow in publication.flows.items()},
     }
 
 

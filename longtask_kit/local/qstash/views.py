@@ -4,10 +4,14 @@ Unset optionals are left out: the SDKs tell "absent" from "zero" (wire doc, sect
 """
 
 import base64
+import dataclasses
+import hashlib
 import json
 from typing import Any
 
 from longtask_kit.local.qstash.attempt import Attempt
+from longtask_kit.local.qstash.catalog import ScheduleState
+from longtask_kit.local.qstash.schedules import Schedule, delay_of
 from longtask_kit.local.qstash.wire import (
     HeaderMap,
     Message,
@@ -25,7 +29,7 @@ View = dict[str, Any]
 
 def message_view(message: Message) -> View:
     """Return the answer of `GET /v2/messages/{id}`."""
-    return _described(message) | _body_fields("body", message.body)
+    return _described(message) | _body_fields("body", _shown_body(message))
 
 
 def event_view(
@@ -54,19 +58,46 @@ def event_view(
         "nextDeliveryTime": next_delivery_ms,
     }
     if 0 < len(message.body) <= MAX_EVENT_BODY_BYTES:
-        view["body"] = _base64(message.body)
+        view["body"] = _base64(_shown_body(message))
     return _without_unset(view | _event_response(attempt))
 
 
 def dead_letter_view(dead_letter_id: str, message: Message, attempt: Attempt) -> View:
     """Return a dead letter: the message, and the answer that ended it."""
-    response = {"responseStatus": attempt.status, "responseHeader": attempt.headers or None}
+    response = {
+        "responseStatus": attempt.status,
+        "responseHeader": attempt.headers or None,
+        # Not on the hosted service's wire: why there is no answer, or what to do about it.
+        "error": attempt.error,
+    }
     return (
         message_view(message)
         | {"dlqId": dead_letter_id}
         | _without_unset(response)
         | _body_fields("responseBody", attempt.body)
     )
+
+
+def schedule_view(schedule: Schedule, state: ScheduleState) -> View:
+    """Return the answer of `GET /v2/schedules/{id}`."""
+    message = schedule.example()
+    view = _described(message)
+    for name in ("messageId", "url", "notBefore", "maxRetries"):
+        view.pop(name)
+    own = {
+        "scheduleId": schedule.schedule_id,
+        "destination": schedule.destination,
+        "cron": schedule.cron,
+        "retries": message.max_retries,
+        "delay": delay_of(message),
+        "timeout": message.timeout_s,
+        "isPaused": state.is_paused,
+        "lastScheduleTime": state.last_ms,
+        "nextScheduleTime": state.next_ms,
+        "lastScheduleStates": state.last_states or None,
+        "error": state.error,
+    }
+    return view | _without_unset(own) | _body_fields("body", _shown_body(message))
 
 
 def callback_messages(
@@ -90,7 +121,7 @@ def callback_messages(
 
 
 def _callback(source: Message, url: str, options: HeaderMap, body: View, now_ms: int) -> Message:
-    return parse_message(
+    message = parse_message(
         callback_headers(options),
         message_id=new_message_id(),
         url=url,
@@ -98,6 +129,10 @@ def _callback(source: Message, url: str, options: HeaderMap, body: View, now_ms:
         now_ms=now_ms,
         caller_ip=source.caller_ip,
         default_retries=source.max_retries,
+    )
+    # The queue's next message waits for this one too.
+    return dataclasses.replace(
+        message, source_message_id=source.message_id, source_queue=source.queue_name
     )
 
 
@@ -113,6 +148,9 @@ def _callback_body(source: Message, attempt: Attempt, retried: int) -> View:
             "retried": retried,
             "maxRetries": source.max_retries,
             "sourceMessageId": source.message_id,
+            "topicName": source.topic_name,
+            "endpointName": source.endpoint_name,
+            "scheduleId": source.schedule_id,
             "url": source.url,
             "method": source.method,
             "sourceHeader": source.headers,
@@ -130,8 +168,12 @@ def _described(message: Message) -> View:
         {
             "messageId": message.message_id,
             "url": message.url,
+            "topicName": message.topic_name,
+            "endpointName": message.endpoint_name,
+            "queueName": message.queue_name,
+            "scheduleId": message.schedule_id,
             "method": message.method,
-            "header": message.headers or None,
+            "header": _shown_headers(message) or None,
             "callbackHeader": _forwarded(message.callback_options),
             "failureCallbackHeader": _forwarded(message.failure_callback_options),
             "maxRetries": message.max_retries,
@@ -143,8 +185,33 @@ def _described(message: Message) -> View:
             "callerIP": message.caller_ip,
             "label": message.labels[0] if message.labels else None,
             "labels": message.labels or None,
+            "flowControlKey": message.flow_key,
+            "parallelism": message.parallelism,
+            "rate": message.rate,
+            # The one optional that is never left out when there is a key.
+            "period": message.period_s,
         }
     )
+
+
+def _shown_body(message: Message) -> bytes:
+    if message.body and "body" in [field.lower() for field in message.redact]:
+        return _redacted(message.body).encode()
+    return message.body
+
+
+def _shown_headers(message: Message) -> HeaderMap:
+    hidden = [field.lower() for field in message.redact]
+    return {
+        name: [_redacted(value.encode()) for value in values]
+        if "header" in hidden or f"header[{name.lower()}]" in hidden
+        else values
+        for name, values in message.headers.items()
+    }
+
+
+def _redacted(secret: bytes) -> str:
+    return f"REDACTED:{hashlib.sha256(secret).hexdigest()}"
 
 
 def _event_response(attempt: Attempt | None) -> View:

@@ -7,6 +7,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -75,6 +76,26 @@ def destination(qstash_destination: Destination, qstash_flush: redis.Redis) -> D
 def sdk(qstash_sdk: QStash, destination: Destination) -> QStash:
     assert destination.url
     return qstash_sdk
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """A queue of the test's own, with nothing set up, and its clients."""
+
+    app: Starlette
+    url: str
+    sdk: QStash
+    http: httpx.Client
+
+
+@pytest.fixture
+def fresh(qstash_valkey: str, destination: Destination) -> Iterator[Fresh]:
+    app = make_app(qstash_valkey)
+    assert destination.url
+    with serve(app) as url, sdk_for(url) as sdk:
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        with httpx.Client(base_url=url, headers=headers, trust_env=False) as client:
+            yield Fresh(app, url, sdk, client)
 
 
 @pytest.fixture

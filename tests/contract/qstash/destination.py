@@ -62,14 +62,20 @@ class Destination:
         self.deliveries: list[Delivery] = []
         self.disconnects = 0
         self._answers: dict[str, collections.deque[Answer]] = {}
+        self._statuses: list[tuple[str, int]] = []
 
     def reset(self) -> None:
         self.deliveries, self.disconnects, self._answers = [], 0, {}
+        self._statuses = []
 
     def script(self, path: str, *answers: Answer) -> str:
         """Set the answers for a path; return the URL of it."""
         self._answers[path] = collections.deque(answers)
         return self.url + path
+
+    def answered(self, path: str) -> list[int]:
+        """The statuses of the answers to the deliveries at a path, in their order."""
+        return [status for target, status in self._statuses if target == path]
 
     def at(self, path: str) -> list[Delivery]:
         return [found for found in self.deliveries if found.target.partition("?")[0] == path]
@@ -84,6 +90,7 @@ class Destination:
         chosen = script.popleft() if script else Answer()
         headers = dict(request.headers)
         self.deliveries.append(Delivery(request.method, target, headers, body, time.time()))
+        self._statuses.append((raw_path, chosen.status))
         while chosen.gate is not None and not chosen.gate.is_set():
             if await request.is_disconnected():
                 self.disconnects += 1

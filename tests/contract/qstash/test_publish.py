@@ -325,20 +325,17 @@ def test_unknown_paths_and_methods_answer_json_errors(http: httpx.Client) -> Non
 @pytest.mark.parametrize(
     ("method", "path", "name"),
     [
-        ("POST", "/v2/batch", "batch"),
-        ("POST", "/v2/enqueue/q/http://127.0.0.1/", "enqueue"),
-        ("GET", "/v2/queues", "queues"),
-        ("POST", "/v2/schedules/http://127.0.0.1/", "schedules"),
-        ("GET", "/v2/topics", "topics"),
-        ("GET", "/v2/flowControl/key", "flowControl"),
+        ("GET", "/v2/waiters/event", "waiters"),
+        ("POST", "/v2/notify/event", "notify"),
+        ("GET", "/v2/workflows/logs", "workflows"),
     ],
 )
-def test_endpoints_of_a_later_tier_say_that_they_are_not_implemented(
+def test_endpoints_of_the_workflow_product_say_that_they_are_not_implemented(
     method: str, path: str, name: str, http: httpx.Client
 ) -> None:
     answer = http.request(method, path)
     assert answer.status_code == 404
-    assert answer.json() == {"error": f"{name} is not implemented in the local queue yet"}
+    assert answer.json() == {"error": f"{name} is not implemented in the local queue"}
 
 
 def test_an_answer_no_2xx_is_still_delivered_only_as_often_as_allowed(

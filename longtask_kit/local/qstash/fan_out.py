@@ -1,0 +1,88 @@
+"""From one publish to its messages: one for a URL, one for each endpoint of a URL group."""
+
+from collections.abc import Iterable
+
+from longtask_kit.local.qstash.catalog import Catalog
+from longtask_kit.local.qstash.destination import Reach, is_url
+from longtask_kit.local.qstash.errors import DestinationError
+from longtask_kit.local.qstash.wire import Message, new_message_id, parse_message
+
+
+class GroupMissingError(DestinationError):
+    """The destination is no URL, and there is no URL group of that name."""
+
+
+async def messages_for(
+    catalog: Catalog,
+    reach: Reach,
+    destination: str,
+    headers: Iterable[tuple[str, str]],
+    *,
+    body: bytes,
+    now_ms: int,
+    caller_ip: str | None,
+    queue_name: str | None = None,
+) -> list[Message]:
+    """Return the messages of one publish, in the order of the group's endpoints.
+
+    Raises:
+        GroupMissingError: There is no such URL group.
+        MalformedRequestError: A header's value is out of range, or a URL out of reach.
+    """
+    messages = await _parsed(
+        catalog,
+        destination,
+        list(headers),
+        body=body,
+        now_ms=now_ms,
+        caller_ip=caller_ip,
+        queue_name=queue_name,
+    )
+    for message in messages:
+        for url in (message.url, message.callback, message.failure_callback):
+            if url is not None:
+                reach.check(url)
+    return messages
+
+
+async def _parsed(
+    catalog: Catalog,
+    destination: str,
+    given: list[tuple[str, str]],
+    *,
+    body: bytes,
+    now_ms: int,
+    caller_ip: str | None,
+    queue_name: str | None,
+) -> list[Message]:
+    if is_url(destination):
+        message = parse_message(
+            given,
+            message_id=new_message_id(),
+            url=destination,
+            body=body,
+            now_ms=now_ms,
+            caller_ip=caller_ip,
+            queue_name=queue_name,
+        )
+        return [message]
+    group = await catalog.group(destination)
+    if group is None:
+        raise GroupMissingError(
+            "invalid destination url: endpoint has invalid scheme, add http:// or https:// "
+            f"(and there is no url group {destination[:80]!r})"
+        )
+    return [
+        parse_message(
+            group.with_defaults(given),
+            message_id=new_message_id(),
+            url=endpoint.url,
+            body=body,
+            now_ms=now_ms,
+            caller_ip=caller_ip,
+            topic_name=group.name,
+            endpoint_name=endpoint.name,
+            queue_name=queue_name,
+        )
+        for endpoint in group.endpoints
+    ]
