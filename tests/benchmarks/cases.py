@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from longtask_kit import LocalStack, connect
 from tests.benchmarks.measure import Row, percentile, time_s
+from tests.benchmarks.redis_case import measure_redis
 from tests.benchmarks.workbench import Answer, ask_model, ask_task, check_same_text
 
 if TYPE_CHECKING:
@@ -223,6 +224,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "many": measure_many,
     "log-size": measure_log_size,
     "flushes": measure_flushes,
+    "redis": measure_redis,
 }
 
 

@@ -10,12 +10,12 @@ import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from redis.asyncio import ConnectionPool
 from upstash_redis import Redis
 from upstash_redis.asyncio import Redis as AsyncRedis
 from upstash_redis.errors import UpstashError
 
-from longtask_kit.local import redis_rest, redis_wire
+from longtask_kit.local import redis_resp
+from longtask_kit.local.redis_link import Engine
 from longtask_kit.local.redis_rest import create_redis_rest_app
 from tests.contract.redis_rest.conftest import TOKEN
 from tests.serving import serve
@@ -368,19 +368,22 @@ def test_a_client_that_leaves_while_it_blocks_takes_nothing_with_it(
     assert post(http, "BLPOP", "list", 1) == {"result": ["list", "x"]}
 
 
-def test_an_interrupted_reply_is_never_read_by_the_next_caller(redis_url: str) -> None:
+@pytest.mark.parametrize("apart", [False, True])
+def test_an_interrupted_reply_is_never_read_by_the_next_caller(
+    redis_url: str, *, apart: bool
+) -> None:
     """The unit that holds the connection: cancelled while Redis still owes it an answer."""
 
-    async def run() -> list[redis_wire.Reply]:
-        app = redis_rest.RedisRest(redis_url, token=TOKEN, heartbeat_s=1)
-        app._pool = ConnectionPool.from_url(redis_url, protocol=2, socket_timeout=None)
-        slow = asyncio.ensure_future(app._run([[b"BLPOP", b"no-list", b"0"], [b"PING"]]))
+    async def run() -> list[redis_resp.Reply]:
+        engine = Engine(redis_url)
+        ask = engine.run_apart if apart else engine.run
+        slow = asyncio.ensure_future(ask([[b"BLPOP", b"no-list", b"0.2"], [b"PING"]]))
         done, _ = await asyncio.wait([slow], timeout=0.1)
         assert not done
         slow.cancel()
         await asyncio.wait([slow])
-        replies = [(await app._run([[b"ECHO", b"%d" % n]]))[0] for n in range(3)]
-        await app._pool.aclose()
+        replies = [(await ask([[b"ECHO", b"%d" % n]]))[0] for n in range(3)]
+        engine.close()
         return replies
 
     assert asyncio.run(run()) == [b"0", b"1", b"2"]
