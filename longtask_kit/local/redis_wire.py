@@ -85,11 +85,10 @@ _DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refu
 def _to_command(row: object) -> Command:
     if not isinstance(row, list) or not row:
         raise RefusedError(400, "ERR expected a command as a JSON array, its name first")
-    return [item.encode() if _is_clean(item) else _to_argument(item) for item in row]
-
-
-def _is_clean(item: object) -> bool:
-    return type(item) is str and item.isascii()
+    try:
+        return [item.encode() for item in row]
+    except (AttributeError, UnicodeEncodeError):  # not only clean texts
+        return [_to_argument(item) for item in row]
 
 
 def _to_argument(item: object) -> bytes:
@@ -127,6 +126,8 @@ def encode_list(items: list[bytes]) -> bytes:
 
 def to_base64(reply: Reply) -> bytes:
     """Return what both SDKs ask for, `Upstash-Encoding: base64`: each text at each depth."""
+    if type(reply) is bytes:  # most are; measured faster than orjson, which must be given texts
+        return b'"%b"' % b2a_base64(reply, newline=False)
     if isinstance(reply, bytes):
         return b'"%b"' % b2a_base64(_text_of(reply), newline=False)
     if isinstance(reply, list):

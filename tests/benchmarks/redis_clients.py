@@ -5,11 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 from urllib.parse import urlsplit
+
+import redis.asyncio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+
+class Reader(Protocol):
+    """Who reads a channel whose messages are the `time.perf_counter()` of their sending."""
+
+    delays_s: list[float]
+
+    def close(self) -> None:
+        """Leave."""
 
 
 class RestConnection(asyncio.Protocol):
@@ -114,6 +125,40 @@ async def open_readers(url: str, token: str, channel: str, count: int) -> list[S
         _, reader = await loop.create_connection(make, address.hostname or "", address.port or 80)
         readers.append(reader)
     await asyncio.gather(*(reader.live for reader in readers))
+    return readers
+
+
+class RawReader:
+    """The same with redis-py's own subscription."""
+
+    def __init__(self, client: redis.asyncio.Redis, channel: str) -> None:
+        self.delays_s: list[float] = []
+        self._pubsub, self._channel = client.pubsub(), channel
+
+    async def open(self) -> None:
+        """Subscribe, and go on reading."""
+        await self._pubsub.subscribe(self._channel)
+        await self._pubsub.get_message(timeout=10)
+        self._reading = asyncio.create_task(self._read())
+
+    def close(self) -> None:
+        """Leave."""
+        self._reading.cancel()
+
+    async def _read(self) -> None:
+        try:
+            async for message in self._pubsub.listen():
+                self.delays_s.append(time.perf_counter() - float(message["data"]))
+        finally:
+            await self._pubsub.aclose()  # type: ignore[no-untyped-call]
+
+
+async def open_raw(redis_url: str, channel: str, count: int) -> list[RawReader]:
+    """Return readers of redis-py that are all acknowledged."""
+    client = redis.asyncio.Redis.from_url(redis_url, protocol=2)
+    readers = [RawReader(client, channel) for _ in range(count)]
+    for reader in readers:
+        await reader.open()
     return readers
 
 
