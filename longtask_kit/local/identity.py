@@ -65,6 +65,7 @@ def _make_identity() -> dict[str, Any]:
         "current_signing_key": f"sig_{secrets.token_urlsafe(32)}",
         "next_signing_key": f"sig_{secrets.token_urlsafe(32)}",
         "redis_token": secrets.token_urlsafe(32),
+        "redis_read_only_token": secrets.token_urlsafe(32),
         "model_key": f"sk-demo-{secrets.token_urlsafe(24)}",
     }
 
@@ -148,6 +149,7 @@ def make_environment(identity: dict[str, Any]) -> dict[str, str]:
         "QSTASH_NEXT_SIGNING_KEY": identity["next_signing_key"],
         "UPSTASH_REDIS_REST_URL": urls["redis"],
         "UPSTASH_REDIS_REST_TOKEN": identity["redis_token"],
+        "UPSTASH_REDIS_REST_READ_ONLY_TOKEN": identity["redis_read_only_token"],
         "OPENAI_API_KEY": identity["model_key"],
         "OPENAI_BASE_URL": f"{urls['model']}/v1",
         "LONGTASK_BASE_URL": urls["app"],

@@ -192,7 +192,11 @@ def _make_apps(
     from longtask_kit.webhook import create_app
 
     return {
-        "redis": create_redis_rest_app(redis_url, token=environment["UPSTASH_REDIS_REST_TOKEN"]),
+        "redis": create_redis_rest_app(
+            redis_url,
+            token=environment["UPSTASH_REDIS_REST_TOKEN"],
+            read_only_token=environment["UPSTASH_REDIS_REST_READ_ONLY_TOKEN"],
+        ),
         "qstash": create_qstash_app(
             redis_url,
             token=environment["QSTASH_TOKEN"],

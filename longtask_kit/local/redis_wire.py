@@ -5,43 +5,33 @@ The wire is described in `wire/upstash_redis.md`; section numbers in the comment
 
 from __future__ import annotations
 
-import base64
 import itertools
 import json
-from typing import TYPE_CHECKING, TypeAlias
+from binascii import b2a_base64
+from json.encoder import encode_basestring
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 from urllib.parse import quote, unquote_to_bytes
 
-from redis.exceptions import ResponseError
+from longtask_kit.local.redis_resp import Failure, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from starlette.types import Scope
 
-Command: TypeAlias = "list[bytes]"
-Reply: TypeAlias = "bytes | int | list[Reply] | ResponseError | None"
-ToText: TypeAlias = "Callable[[bytes], str]"
+    from longtask_kit.local.redis_resp import Command, Reply
 
-_MAX_KEY_BYTES = 32 * 1024
+ToJson: TypeAlias = "Callable[[Reply], bytes]"
 
-# They would leave a shared connection in another state, never answer, or stop the server.
-_UNAVAILABLE = frozenset(
-    b"ACL ASKING AUTH BGREWRITEAOF BGSAVE CLIENT CLUSTER CONFIG DEBUG DISCARD EXEC FAILOVER HELLO "
-    b"LATENCY MIGRATE MODULE MONITOR MULTI PFDEBUG PFSELFTEST PSUBSCRIBE PSYNC PUNSUBSCRIBE QUIT "
-    b"READONLY READWRITE REPLCONF REPLICAOF RESET SAVE SELECT SHUTDOWN SLAVEOF SSUBSCRIBE "
-    b"SUBSCRIBE SUNSUBSCRIBE SWAPDB SYNC UNSUBSCRIBE UNWATCH WATCH".split()
-) | {b"SCRIPT DEBUG"}
-_AVAILABLE = frozenset({b"CLIENT SETINFO", b"CLIENT ID", b"CLIENT INFO", b"CLIENT LIST"})
-_BLOCKING = frozenset(b"BLPOP BRPOP BRPOPLPUSH BLMOVE BLMPOP BZPOPMIN BZPOPMAX BZMPOP".split())
-# Their first argument is no key and may be large.
-_FIRST_IS_NO_KEY = frozenset(b"ECHO PING PUBLISH SCRIPT EVAL EVAL_RO EVALSHA EVALSHA_RO".split())
-
-# Numbers keep their literal text (section 2.1): a float would change 1.0 and large integers.
-_DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)
+# The sizes that Upstash limits, by what Redis says when they are exceeded (section 1).
+_TOO_LARGE = b"ERR string exceeds maximum allowed size"
 
 
 class RefusedError(Exception):
     """Its two arguments: the status and the `error` text of the answer."""
+
+
+# -- requests -----------------------------------------------------------------------------------
 
 
 def split_path(scope: Scope) -> list[bytes]:
@@ -70,72 +60,10 @@ def parse_command(body: bytes) -> Command:
     return _to_command(_load(body))
 
 
-def find_refusal(command: Command) -> str | None:
-    """Return why a command can't be run over REST, None when it can."""
-    name = command[0].upper()
-    pair = b" ".join(command[:2]).upper() if name in (b"CLIENT", b"SCRIPT") else name
-    if (name in _UNAVAILABLE or pair in _UNAVAILABLE) and pair not in _AVAILABLE:
-        return f"ERR Command is not available: '{name.decode(errors='replace')}'"
-    size = 0 if name in _FIRST_IS_NO_KEY or len(command) < 2 else len(command[1])
-    if size > _MAX_KEY_BYTES:
-        return f"ERR max key size exceeded. Limit: {_MAX_KEY_BYTES} bytes, Actual: {size} bytes"
-    return None
-
-
-def may_block(command: Command) -> bool:
-    """Return whether Redis may wait before it answers."""
-    name = command[0].upper()
-    return name in _BLOCKING or (name[:5] == b"XREAD" and b"BLOCK" in map(bytes.upper, command))
-
-
-def pack(commands: Iterable[Command]) -> bytes:
-    """Return commands in RESP; redis-py's own packing would split a name at its spaces."""
-    pieces: list[bytes] = []
-    for command in commands:
-        pieces.append(b"*%d\r\n" % len(command))
-        pieces += [b"$%d\r\n%b\r\n" % (len(argument), argument) for argument in command]
-    return b"".join(pieces)
-
-
-def encode_reply(reply: Reply, to_text: ToText) -> dict[str, object]:
-    """Return `{"result": …}` or `{"error": …}`; an error's text is never encoded."""
-    if isinstance(reply, ResponseError):
-        return {"error": error_text(reply)}
-    if reply == b"OK":
-        return {"result": "OK"}  # raw at top level even in base64 (section 3)
-    return {"result": _encode_value(reply, to_text)}
-
-
-def encode_frame(message: list[Reply]) -> bytes:
-    """Return a pub/sub message as an SSE frame: LF only, a line of payload a `data:` line."""
-    fields = [part if isinstance(part, bytes) else str(part).encode() for part in message]
-    return b"data: " + b",".join(fields).replace(b"\n", b"\ndata: ") + b"\n\n"
-
-
-def _encode_value(reply: Reply, to_text: ToText) -> object:
-    if isinstance(reply, bytes):
-        return to_text(reply)
-    if isinstance(reply, list):
-        return [_encode_value(item, to_text) for item in reply]
-    return error_text(reply) if isinstance(reply, ResponseError) else reply
-
-
-def to_base64(value: bytes) -> str:
-    """Return what both SDKs ask for: `Upstash-Encoding: base64`."""
-    return base64.b64encode(value).decode()
-
-
-def to_utf8(value: bytes) -> str:
-    """Return plain text; invalid UTF-8 becomes U+FFFD."""
-    return value.decode(errors="replace")
-
-
-def error_text(error: Reply) -> str:
-    """Return Redis' own text; redis-py's parser took the code off its front."""
-    code = getattr(error, "status_code", None)
-    if code == "NOSCRIPT":  # Valkey 9 says less; Upstash's own tests want these words (section 5)
-        return "NOSCRIPT No matching script. Please use EVAL."
-    return f"{code} {error!s}" if code else f"{error!s}"
+def parse_query(query: bytes) -> list[tuple[bytes, bytes]]:
+    """Return the percent-decoded pairs of a query string."""
+    pairs = (part.replace(b"+", b" ").partition(b"=") for part in query.split(b"&") if part)
+    return [(unquote_to_bytes(name), unquote_to_bytes(value)) for name, _, value in pairs]
 
 
 def _load(body: bytes) -> object:
@@ -145,21 +73,107 @@ def _load(body: bytes) -> object:
         raise RefusedError(400, f"ERR expected a JSON array as the body: {exc}") from exc
 
 
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+# Numbers keep their literal text (section 2.1): a float would change 1.0 and large integers. That
+# also rules out orjson, which has no hook for it.
+_DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse_constant)
+
+
 def _to_command(row: object) -> Command:
     if not isinstance(row, list) or not row:
         raise RefusedError(400, "ERR expected a command as a JSON array, its name first")
-    return [_to_argument(item) for item in row]
+    try:
+        return [item.encode() for item in row]
+    except (AttributeError, UnicodeEncodeError):  # not only clean texts
+        return [_to_argument(item) for item in row]
 
 
 def _to_argument(item: object) -> bytes:
     if isinstance(item, str):
-        return item.encode(errors="replace")  # half a surrogate pair has no UTF-8
+        try:
+            return item.encode()
+        except UnicodeEncodeError:  # half a surrogate pair, which JavaScript may send
+            return item.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
     if item is None or isinstance(item, bool):
         return json.dumps(item).encode()
     raise RefusedError(400, "ERR arguments are strings, numbers or booleans, not JSON containers")
 
 
-def parse_query(query: bytes) -> list[tuple[bytes, bytes]]:
-    """Return the percent-decoded pairs of a query string."""
-    pairs = (part.replace(b"+", b" ").partition(b"=") for part in query.split(b"&") if part)
-    return [(unquote_to_bytes(name), unquote_to_bytes(value)) for name, _, value in pairs]
+# -- answers ------------------------------------------------------------------------------------
+
+
+def encode_reply(reply: Reply, to_json: ToJson) -> bytes:
+    """Return `{"result": …}` or `{"error": …}`; an error's text is never encoded."""
+    if type(reply) is Failure:
+        return encode_error(error_text(reply))
+    if type(reply) is Status and reply == b"OK":
+        return b'{"result":"OK"}'  # raw at top level even in base64 (section 3)
+    return b'{"result":%b}' % to_json(reply)
+
+
+def encode_error(text: str) -> bytes:
+    """Return the only shape of a failure."""
+    return b'{"error":%b}' % encode_basestring(text).encode()
+
+
+def encode_list(items: list[bytes]) -> bytes:
+    """Return JSON values as a JSON array."""
+    return b"[%b]" % b",".join(items)
+
+
+def to_base64(reply: Reply) -> bytes:
+    """Return what both SDKs ask for, `Upstash-Encoding: base64`: each text at each depth."""
+    if type(reply) is bytes:  # most are; measured faster than orjson, which must be given texts
+        return b'"%b"' % b2a_base64(reply, newline=False)
+    if isinstance(reply, bytes):
+        return b'"%b"' % b2a_base64(_text_of(reply), newline=False)
+    if isinstance(reply, list):
+        return encode_list([to_base64(item) for item in reply])
+    return b"null" if reply is None else b"%d" % reply
+
+
+def to_utf8(reply: Reply) -> bytes:
+    """Return plain JSON; invalid UTF-8 becomes U+FFFD."""
+    if isinstance(reply, bytes):
+        return encode_basestring(_text_of(reply).decode(errors="replace")).encode()
+    if isinstance(reply, list):
+        return encode_list([to_utf8(item) for item in reply])
+    return b"null" if reply is None else b"%d" % reply
+
+
+def _text_of(reply: bytes) -> bytes:
+    """Return a text; an error below the top of a reply is one."""
+    return error_text(reply).encode() if type(reply) is Failure else reply
+
+
+def error_text(failure: bytes) -> str:
+    """Return Redis' own text, or Upstash's where its SDKs or documents want other words."""
+    if failure.startswith(b"NOSCRIPT"):  # Valkey 9 says less (section 5)
+        return "NOSCRIPT No matching script. Please use EVAL."
+    if failure.startswith(_TOO_LARGE):
+        return "ERR max single record size exceeded"
+    return failure.decode(errors="replace")
+
+
+# -- streams ------------------------------------------------------------------------------------
+
+
+def encode_message(message: Reply) -> bytes:
+    """Return a pub/sub message as an SSE frame: LF only, a line of payload a `data:` line."""
+    parts = message if isinstance(message, list) else [message]
+    fields = [part if isinstance(part, bytes) else str(part).encode() for part in parts]
+    return b"data: " + b",".join(fields).replace(b"\n", b"\ndata: ") + b"\n\n"
+
+
+def encode_monitored(line: Reply) -> bytes:
+    """Return a line of `MONITOR` as an SSE frame, its first, `OK`, in quotes (section 4.4)."""
+    text = line if isinstance(line, bytes) else b""
+    if text == b"OK":
+        return b'data: "OK"\n\n'
+    when, _, rest = text.partition(b" [")
+    origin, _, command = rest.partition(b"] ")
+    database = origin.partition(b" ")[0]
+    return b"data: %b [%b 0.0.0.0:0] %b\n\n" % (when, database, command)

@@ -221,6 +221,7 @@ def server_arguments(binary: Path, data_dir: Path, socket_path: Path) -> list[st
         *("--dir", str(data_dir), "--daemonize", "no", "--loglevel", "warning"),
         # By default it takes the locale from LANG and refuses to start when that isn't installed.
         *("--locale-collate", "C"),
+        *("--proto-max-bulk-len", "100mb"),  # Upstash's largest record; its default is 512 MB
     ]
 
 

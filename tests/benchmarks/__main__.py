@@ -20,7 +20,7 @@ from rich.table import Table
 from tests.benchmarks.measure import CpuMeter, Machine, Row
 
 # longtask_kit is imported by what the command calls, after LONGTASK_HOME is set.
-_UNITS = {"s": ".3f", "ms": ".1f", "x": ".2f"}
+_UNITS = {"s": ".3f", "ms": ".2f", "x": ".2f"}
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -89,7 +89,7 @@ def _show_aim(row: Row) -> str:
     if row.aim is None:
         return ""
     verdict = "[green]met[/green]" if row.is_met else "[bold red]MISSED[/bold red]"
-    return f"<= {row.aim:g} {row.unit} {verdict}"
+    return f"{'>=' if row.is_floor else '<='} {row.aim:g} {row.unit} {verdict}"
 
 
 if __name__ == "__main__":

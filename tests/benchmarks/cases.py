@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from longtask_kit import LocalStack, connect
 from tests.benchmarks.measure import Row, percentile, time_s
 from tests.benchmarks.queue_case import measure_queue
+from tests.benchmarks.redis_case import measure_redis
 from tests.benchmarks.side_by_side import measure_side_by_side
 from tests.benchmarks.workbench import Answer, ask_model, ask_task, check_same_text
 
@@ -227,6 +228,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "flushes": measure_flushes,
     "side-by-side": measure_side_by_side,
     "queue": measure_queue,
+    "redis": measure_redis,
 }
 
 

@@ -29,6 +29,7 @@ class Row:
         unit: `s`, `ms`, `tok/s`, `x` (a ratio), or a noun that is counted.
         values: One for each run, at least one.
         aim: The median should not be above it; None where nothing is promised.
+        is_floor: The median should not be below it, instead.
         note: One fact about the last run, or nothing.
     """
 
@@ -37,6 +38,7 @@ class Row:
     unit: str
     values: Sequence[float]
     aim: float | None = None
+    is_floor: bool = False
     note: str = ""
 
     @property
@@ -47,7 +49,9 @@ class Row:
     @property
     def is_met(self) -> bool | None:
         """Whether the aim was met; None where there is none."""
-        return None if self.aim is None else self.median <= self.aim
+        if self.aim is None:
+            return None
+        return self.median >= self.aim if self.is_floor else self.median <= self.aim
 
     def to_wire(self) -> dict[str, Any]:
         """Return the row as a JSON object."""
@@ -60,6 +64,7 @@ class Row:
             "max": max(self.values),
             "runs": len(self.values),
             "aim": self.aim,
+            "is_floor": self.is_floor,
             "met": self.is_met,
             "note": self.note,
         }

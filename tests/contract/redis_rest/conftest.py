@@ -1,24 +1,46 @@
 """One Valkey and one REST app in front of it, shared by the redis tests.
 
-One of each a session.
+One of each a session. What runs through the official SDKs runs against a hosted database as well,
+if `TEST_UPSTASH_REDIS_REST_URL` and `TEST_UPSTASH_REDIS_REST_TOKEN` name one.
 """
 
 import asyncio
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import pytest
 from upstash_redis import Redis
 
+from longtask_kit.keys import new_task_id
 from longtask_kit.local.redis_rest import create_redis_rest_app
 from longtask_kit.local.valkey import ValkeyProcess
 from tests.serving import serve
 
 TOKEN = "local-token"
+READ_ONLY_TOKEN = "local-read-only-token"
 HEARTBEAT_S = 0.2
+
+
+class Service(NamedTuple):
+    """Where a database answers, and with which token."""
+
+    url: str
+    token: str
+
+
+def _find_hosted() -> Service | None:
+    url, token = (os.environ.get(name) for name in HOSTED_NAMES)
+    return Service(url, token) if url and token else None
+
+
+# Not the names that the SDKs read: no test may reach a database by accident.
+HOSTED_NAMES = ("TEST_UPSTASH_REDIS_REST_URL", "TEST_UPSTASH_REDIS_REST_TOKEN")
+HOSTED = _find_hosted()
 
 
 @pytest.fixture
@@ -41,7 +63,10 @@ def redis_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def rest_url(redis_url: str) -> Iterator[str]:
-    with serve(create_redis_rest_app(redis_url, token=TOKEN, heartbeat_s=HEARTBEAT_S)) as url:
+    app = create_redis_rest_app(
+        redis_url, token=TOKEN, read_only_token=READ_ONLY_TOKEN, heartbeat_s=HEARTBEAT_S
+    )
+    with serve(app) as url:
         yield url
 
 
@@ -58,3 +83,26 @@ def http(rest_url: str) -> Iterator[httpx.Client]:
     """A plain client that carries the token."""
     with httpx.Client(base_url=rest_url, headers={"Authorization": f"Bearer {TOKEN}"}) as client:
         yield client
+
+
+@pytest.fixture(params=["local", "hosted"] if HOSTED else ["local"])
+def service(request: pytest.FixtureRequest) -> Service:
+    """The local service, and a hosted database where one is named."""
+    if request.param == "hosted":
+        assert HOSTED is not None
+        return HOSTED
+    return Service(request.getfixturevalue("rest_url"), TOKEN)
+
+
+@pytest.fixture
+def key(service: Service) -> Iterator[str]:
+    """The beginning of all keys of one test, which are deleted after it: nothing is flushed."""
+    prefix = new_task_id()
+    yield prefix
+    with Redis(url=service.url, token=service.token, allow_telemetry=False) as client:
+        cursor, first = 0, True
+        while cursor or first:
+            first = False
+            cursor, keys = client.scan(cursor, match=f"{prefix}*", count=1000)
+            if keys:
+                client.delete(*keys)

@@ -1,24 +1,20 @@
 import asyncio
 import base64
-import hashlib
 import json
 import socket
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from redis.asyncio import ConnectionPool
 from upstash_redis import Redis
-from upstash_redis.asyncio import Redis as AsyncRedis
-from upstash_redis.errors import UpstashError
 
-from longtask_kit.local import redis_rest, redis_wire
-from longtask_kit.local.redis_rest import create_redis_rest_app
+from longtask_kit.local import redis_resp
+from longtask_kit.local.redis_link import Engine
 from tests.contract.redis_rest.conftest import TOKEN
-from tests.serving import serve
 from tests.wait import wait_until
 
 BASE64 = {"Upstash-Encoding": "base64"}
@@ -30,82 +26,6 @@ SHARED = settings(
 
 def post(http: httpx.Client, *command: object, **headers: str) -> Any:  # noqa: ANN401
     return http.post("/", json=list(command), headers=headers).json()
-
-
-# The official SDK, sync and async
-
-
-def test_the_sdk_reads_what_it_wrote_in_any_language(sdk: Redis) -> None:
-    assert sdk.set("river", "长江 🌊\nOK")
-    assert sdk.get("river") == "长江 🌊\nOK"
-    assert sdk.get("none") is None
-
-
-def test_the_text_ok_is_a_value_like_any_other(sdk: Redis) -> None:
-    sdk.set("answer", "OK")
-    assert sdk.get("answer") == "OK"
-    assert sdk.mget("answer", "none") == ["OK", None]
-
-
-def test_hashes_and_sorted_sets_have_the_shapes_the_sdk_formats(sdk: Redis) -> None:
-    sdk.hset("h", values={"a": "1", "b": "två"})
-    assert sdk.hgetall("h") == {"a": "1", "b": "två"}
-    sdk.zadd("z", {"m": 1.5, "n": 2})
-    assert sdk.zrange("z", 0, -1, withscores=True) == [("m", 1.5), ("n", 2.0)]
-    assert sdk.zscore("z", "m") == 1.5
-    assert sdk.hscan("h", 0)[0] == 0
-
-
-def test_a_stream_is_added_to_and_read(sdk: Redis) -> None:
-    assert sdk.xadd("s", "1-1", {"data": "a"}) == "1-1"
-    sdk.xadd("s", "1-2", {"data": "b"})
-    ranged: object = sdk.xrange("s", "(1-1", "+")
-    assert ranged == [["1-2", ["data", "b"]]]
-    read: object = sdk.xread({"s": "1-1"})
-    assert read == [["s", [["1-2", ["data", "b"]]]]]
-    assert sdk.xread({"s": "9-9"}) == []
-    with pytest.raises(UpstashError, match="equal or smaller"):
-        sdk.xadd("s", "1-1", {"data": "again"})
-
-
-def test_scripts_run_by_source_and_by_sha(sdk: Redis) -> None:
-    script = "return {KEYS[1], ARGV[1], 3}"
-    sha = hashlib.sha1(script.encode()).hexdigest()  # noqa: S324 - Redis' own choice
-    sdk.script_flush()
-    with pytest.raises(UpstashError) as caught:
-        sdk.evalsha(sha, keys=["k"], args=["v"])
-    assert str(caught.value) == "NOSCRIPT No matching script. Please use EVAL."
-    assert sdk.eval(script, keys=["k"], args=["v"]) == ["k", "v", 3]
-    assert sdk.evalsha(sha, keys=["k"], args=["v"]) == ["k", "v", 3]
-    assert sdk.script_exists(sha) == [True]
-
-
-def test_a_pipeline_answers_in_order(sdk: Redis) -> None:
-    pipeline = sdk.pipeline()
-    pipeline.set("n", 1).incr("n").get("n")
-    assert pipeline.exec() == [True, 2, "2"]
-
-
-def test_a_transaction_answers_in_order(sdk: Redis) -> None:
-    transaction = sdk.multi()
-    transaction.set("n", 1).incr("n").get("n")
-    assert transaction.exec() == [True, 2, "2"]
-
-
-def test_a_slash_at_the_end_of_the_url_does_no_harm(rest_url: str) -> None:
-    with Redis(url=f"{rest_url}/", token=TOKEN, rest_retries=0) as client:
-        pipeline = client.pipeline()
-        pipeline.ping()
-        assert pipeline.exec() == ["PONG"]
-
-
-def test_the_asyncio_sdk_runs_many_calls_at_once(rest_url: str) -> None:
-    async def run() -> list[str | None]:
-        async with AsyncRedis(url=rest_url, token=TOKEN, rest_retries=0) as client:
-            await asyncio.gather(*(client.set(f"many:{n}", n) for n in range(50)))
-            return list(await asyncio.gather(*(client.get(f"many:{n}") for n in range(50))))
-
-    assert asyncio.run(run()) == [str(n) for n in range(50)]
 
 
 # What an argument becomes
@@ -145,6 +65,41 @@ def test_numbers_and_booleans_keep_their_literal_text(
     http: httpx.Client, literal: str, text: str
 ) -> None:
     assert http.post("/", content=f'["echo",{literal}]').json() == {"result": text}
+
+
+@pytest.mark.parametrize("literal", ["NaN", "Infinity", "-Infinity", "01", "1.", "'x'", '"\n"'])
+def test_what_is_no_json_is_refused(http: httpx.Client, literal: str) -> None:
+    answer = http.post("/", content=f'["echo",{literal}]')
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("ERR ")
+
+
+ARGUMENTS = st.lists(
+    st.one_of(TEXT, st.binary(), st.integers(), st.floats(allow_nan=False, allow_infinity=False)),
+    min_size=1,
+    max_size=5,
+)
+
+
+@SHARED
+@given(ARGUMENTS)
+def test_any_list_of_arguments_is_stored_as_it_was_sent(
+    http: httpx.Client, arguments: list[str | bytes | float]
+) -> None:
+    """Bytes that are no UTF-8 fit in no JSON: they go in the path, and come back in base64."""
+    post(http, "DEL", "arguments")
+    in_body = all(not isinstance(argument, bytes) for argument in arguments)
+    if in_body:
+        post(http, "RPUSH", "arguments", *arguments)
+    sent = [
+        a if isinstance(a, bytes) else a.encode() if isinstance(a, str) else json.dumps(a).encode()
+        for a in arguments
+    ]
+    if not in_body:
+        path = "/".join(quote(argument, safe="") for argument in sent)
+        assert http.get(f"/rpush/arguments/{path}").json() == {"result": len(sent)}
+    answer = http.post("/", json=["LRANGE", "arguments", 0, -1], headers=BASE64).json()
+    assert [*map(base64.b64decode, answer["result"])] == sent
 
 
 def test_bytes_that_are_no_utf8_become_replacement_characters(http: httpx.Client) -> None:
@@ -256,83 +211,6 @@ def test_a_refused_command_discards_the_transaction(
     assert post(http, "PING") == {"result": "PONG"}
 
 
-# Refusals: always JSON, always under `error`
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}],
-)
-def test_a_wrong_token_is_refused(rest_url: str, headers: dict[str, str]) -> None:
-    for path in ("/", "/pipeline", "/multi-exec", "/get/x", "/subscribe/c"):
-        answer = httpx.post(rest_url + path, json=["PING"], headers=headers)
-        assert answer.status_code == 401
-        assert answer.json() == {"error": "WRONGPASS invalid or missing auth token"}
-
-
-def test_the_token_may_be_a_query_parameter_and_is_no_argument(rest_url: str) -> None:
-    answer = httpx.get(f"{rest_url}/echo/hi?_token={TOKEN}")
-    assert answer.json() == {"result": "hi"}
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [("DELETE", "/get/x"), ("OPTIONS", "/"), ("PATCH", "/pipeline"), ("GET", "/pipeline")],
-)
-def test_other_methods_are_not_allowed(http: httpx.Client, method: str, path: str) -> None:
-    answer = http.request(method, path)
-    assert answer.status_code == 405
-    assert answer.json()["error"].startswith("ERR method")
-
-
-@pytest.mark.parametrize("path", ["/", "/pipeline", "/multi-exec"])
-@pytest.mark.parametrize(
-    "body",
-    [b"", b"[]", b"{}", b"nonsense", b"[[]]", b'[[["PING"]]]', b'[{"a":1}]', b"\xff", b"[" * 99999],
-)
-def test_a_malformed_body_is_refused(http: httpx.Client, path: str, body: bytes) -> None:
-    answer = http.post(path, content=body)
-    assert answer.status_code == 400
-    assert answer.json()["error"].startswith("ERR ")
-
-
-@pytest.mark.parametrize(
-    "command",
-    [["select", "1"], ["MULTI"], ["CLIENT", "REPLY", "OFF"], ["HELLO", "3"], ["SHUTDOWN"],
-     ["Monitor"], ["CONFIG", "GET", "*"], ["SCRIPT", "DEBUG", "YES"]],
-)  # fmt: skip
-def test_commands_that_would_harm_a_shared_connection_are_refused(
-    http: httpx.Client, command: list[str]
-) -> None:
-    answer = http.post("/", json=command)
-    assert answer.status_code == 400
-    assert answer.json() == {"error": f"ERR Command is not available: '{command[0].upper()}'"}
-
-
-def test_a_key_over_32_kb_is_refused_and_a_large_value_is_not(http: httpx.Client) -> None:
-    large = "x" * (32 * 1024 + 1)
-    assert post(http, "SET", large, "v") == {
-        "error": "ERR max key size exceeded. Limit: 32768 bytes, Actual: 32769 bytes"
-    }
-    assert post(http, "SET", "large", large) == {"result": "OK"}
-    assert post(http, "ECHO", large) == {"result": large}
-
-
-def test_a_request_over_10_mb_is_refused(http: httpx.Client) -> None:
-    answer = http.post("/", content=b"[" + b" " * (10 * 1024 * 1024))
-    assert answer.status_code == 400
-    assert answer.json() == {"error": "ERR max request size exceeded"}
-
-
-def test_a_redis_that_is_away_is_an_error_in_json() -> None:
-    with serve(create_redis_rest_app("unix:///nowhere.sock", token=TOKEN)) as url:
-        headers = {"Authorization": f"Bearer {TOKEN}"}
-        for path in ("/pipeline", "/subscribe/c"):
-            answer = httpx.post(url + path, content='[["PING"]]', headers=headers)
-            assert answer.status_code == 500
-            assert answer.json() == {"error": "ERR Redis did not answer (ConnectionError)"}
-
-
 # Headers and connections
 
 
@@ -368,19 +246,22 @@ def test_a_client_that_leaves_while_it_blocks_takes_nothing_with_it(
     assert post(http, "BLPOP", "list", 1) == {"result": ["list", "x"]}
 
 
-def test_an_interrupted_reply_is_never_read_by_the_next_caller(redis_url: str) -> None:
+@pytest.mark.parametrize("apart", [False, True])
+def test_an_interrupted_reply_is_never_read_by_the_next_caller(
+    redis_url: str, *, apart: bool
+) -> None:
     """The unit that holds the connection: cancelled while Redis still owes it an answer."""
 
-    async def run() -> list[redis_wire.Reply]:
-        app = redis_rest.RedisRest(redis_url, token=TOKEN, heartbeat_s=1)
-        app._pool = ConnectionPool.from_url(redis_url, protocol=2, socket_timeout=None)
-        slow = asyncio.ensure_future(app._run([[b"BLPOP", b"no-list", b"0"], [b"PING"]]))
+    async def run() -> list[redis_resp.Reply]:
+        engine = Engine(redis_url)
+        ask = engine.run_apart if apart else engine.run
+        slow = asyncio.ensure_future(ask([[b"BLPOP", b"no-list", b"0.2"], [b"PING"]]))
         done, _ = await asyncio.wait([slow], timeout=0.1)
         assert not done
         slow.cancel()
         await asyncio.wait([slow])
-        replies = [(await app._run([[b"ECHO", b"%d" % n]]))[0] for n in range(3)]
-        await app._pool.aclose()
+        replies = [(await ask([[b"ECHO", b"%d" % n]]))[0] for n in range(3)]
+        engine.close()
         return replies
 
     assert asyncio.run(run()) == [b"0", b"1", b"2"]

@@ -1,8 +1,10 @@
 import contextlib
+import re
+import socket
 import threading
 import time
 from collections.abc import Iterator
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
 import pytest
@@ -11,7 +13,7 @@ from httpx_sse import EventSource
 from upstash_redis import Redis
 
 from longtask_kit.local.redis_rest import create_redis_rest_app
-from tests.contract.redis_rest.conftest import TOKEN
+from tests.contract.redis_rest.conftest import READ_ONLY_TOKEN, TOKEN
 from tests.serving import serve
 from tests.wait import wait_until
 
@@ -112,6 +114,79 @@ def test_a_subscription_without_a_channel_is_refused(
     answer = http.request(method, path)
     assert answer.status_code == 400
     assert answer.headers["content-type"] == "application/json"
+
+
+def test_a_reader_that_reads_nothing_is_cut_off_and_costs_no_memory(
+    http: httpx.Client, sdk: Redis, rest_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = urlsplit(rest_url)
+    payload = "x" * (1024 * 1024)
+    with (
+        subscribe(http, "/subscribe/flood") as events,
+        socket.create_connection((address.hostname, address.port)) as slow,
+    ):
+        next(events)
+        slow.sendall(f"GET /subscribe/flood?_token={TOKEN} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        assert slow.recv(12) == b"HTTP/1.1 200"  # and with it the acknowledgement
+        # More than the buffers of both ends and ours: then PUBLISH counts one reader less.
+        for _ in range(100):
+            receivers = sdk.publish("flood", payload)
+            assert next(events) == f"message,flood,{payload}"
+            if receivers == 1:
+                break
+        assert receivers == 1
+        slow.settimeout(10)
+        rest = b"".join(iter(lambda: slow.recv(1024 * 1024), b""))  # what was on its way
+        assert len(rest) < 20 * len(payload)
+        assert not rest.endswith(b"0\r\n\r\n")  # an end that doesn't look whole
+    assert not caplog.records
+
+
+def test_a_message_larger_than_the_limit_for_slow_readers_arrives(
+    http: httpx.Client, sdk: Redis
+) -> None:
+    payload = "x" * (9 * 1024 * 1024)
+    with subscribe(http, "/subscribe/large") as events:
+        next(events)
+        sdk.publish("large", payload)
+        assert next(events) == f"message,large,{payload}"
+
+
+def test_forty_readers_get_the_same_bytes_and_patterns_theirs(
+    http: httpx.Client, sdk: Redis
+) -> None:
+    with contextlib.ExitStack() as stack:
+        opened = [
+            stack.enter_context(subscribe(http, path))
+            for path in ("/subscribe/crowd:1", "/psubscribe/crowd:*") * 20
+        ]
+        for events in opened:
+            next(events)
+        for text in ("same", "same", "other"):
+            assert sdk.publish("crowd:1", text) == 40
+        for events, start in zip(opened, ("message", "pmessage,crowd:*") * 20, strict=True):
+            got = [next(events) for _ in range(3)]
+            assert got == [f"{start},crowd:1,{text}" for text in ("same", "same", "other")]
+
+
+def test_a_monitor_sees_every_command(http: httpx.Client, sdk: Redis) -> None:
+    headers = {"Accept": "text/event-stream"}
+    with http.stream("POST", "/monitor", headers=headers) as response:
+        assert response.headers["content-type"] == "text/event-stream"
+        lines = (line for line in response.iter_lines() if line.startswith("data: "))
+        assert next(lines) == 'data: "OK"'
+        sdk.set("monitored", "a b")
+        pattern = r'data: \d+\.\d{6} \[0 0\.0\.0\.0:0\] "SET" "monitored" "a b"'
+        assert re.fullmatch(pattern, next(lines))
+
+
+def test_a_monitor_needs_the_accept_header_and_the_token_that_writes(rest_url: str) -> None:
+    refused = httpx.post(f"{rest_url}/monitor", headers={"Authorization": f"Bearer {TOKEN}"})
+    assert refused.json() == {"error": "ERR Command is not available: 'MONITOR'"}
+    headers = {"Authorization": f"Bearer {READ_ONLY_TOKEN}", "Accept": "text/event-stream"}
+    denied = httpx.post(f"{rest_url}/monitor", headers=headers)
+    assert denied.status_code == 400
+    assert denied.json()["error"].startswith("NOPERM ")
 
 
 def test_a_stream_ends_when_redis_cuts_it_off(http: httpx.Client, redis_url: str) -> None:
