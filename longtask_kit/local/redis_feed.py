@@ -50,8 +50,8 @@ class Feed(RedisProtocol):
         self._is_ended = False
         self._waiter: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
-        self._heard_at = self._loop.time()
-        self._beating = self._loop.call_later(heartbeat_s, self._beat)
+        self._heard_at = 0.0
+        self._beating: asyncio.TimerHandle | None = None  # none before the acknowledgement
 
     def listen(self, command: Command) -> None:
         """Send what makes Redis talk."""
@@ -81,17 +81,20 @@ class Feed(RedisProtocol):
             if is_whole and self._parser.is_between_replies and self.failure is None:
                 self._remember(data, frames)
         self._heard_at = self._loop.time()
+        if self._beating is None:
+            self._beating = self._loop.call_later(self._heartbeat_s, self._beat)
         self._add(frames)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End; what has come can still be read."""
+        super().connection_lost(exc)
         self._is_ended = True
-        self._beating.cancel()
+        self._stop_beating()
         self._wake()
 
     def close(self) -> None:
         """Leave Redis at once, which counts the reader no more."""
-        self._beating.cancel()
+        self._stop_beating()
         super().close()
 
     def _remember(self, data: bytes, frames: bytes) -> None:
@@ -127,6 +130,10 @@ class Feed(RedisProtocol):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+    def _stop_beating(self) -> None:
+        if self._beating is not None:
+            self._beating.cancel()
 
     def _beat(self) -> None:
         """Fill a silence; moved rather than cancelled by each message, which costs less."""

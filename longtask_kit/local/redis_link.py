@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -21,7 +22,13 @@ if TYPE_CHECKING:
 
 _CONNECT_S = 5.0
 _MAX_IDLE = 16
-_KEEPALIVE = {"socket_keepalive": True}  # a Redis that vanished is noticed some day
+# A Redis that vanished without a word is noticed within a minute or so, not in hours.
+_VANISHED_AFTER = {
+    "TCP_KEEPIDLE": 30,
+    "TCP_KEEPINTVL": 10,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": 60_000,
+}
 
 _Protocol = TypeVar("_Protocol", bound="RedisProtocol")
 
@@ -39,6 +46,10 @@ class RedisProtocol(asyncio.Protocol):
         """Leave at once; safe to repeat."""
         self.transport.abort()
         self._connection._close()  # noqa: SLF001 - its public twin waits
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell redis-py, which warns of connections that nobody closed."""
+        self._connection._close()  # noqa: SLF001
 
 
 class Link(RedisProtocol):
@@ -77,6 +88,7 @@ class Link(RedisProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell everybody who waits; what was sent may or may not have been done."""
+        super().connection_lost(exc)
         self.is_open = False
         for future, _, _ in self._waiting:
             if not future.done():
@@ -100,7 +112,14 @@ class Engine:
             "driver_info": None,  # else each connection reads package metadata and names itself
         }
         if urlsplit(redis_url).scheme != "unix":
-            options |= _KEEPALIVE
+            options |= {
+                "socket_keepalive": True,
+                "socket_keepalive_options": {
+                    getattr(socket, name): value
+                    for name, value in _VANISHED_AFTER.items()
+                    if hasattr(socket, name)  # not every system has all
+                },
+            }
         self._pool = ConnectionPool.from_url(redis_url, **options)
         self._opening = asyncio.Lock()
         self._shared: Link | None = None
