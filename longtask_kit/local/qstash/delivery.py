@@ -11,7 +11,6 @@ import itertools
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TypeVar
 
 from redis.exceptions import RedisError
 
@@ -31,8 +30,6 @@ OWN_FAILURE_RETRY_MS = 60_000
 # What is sent at once needn't be read back from the store; bounded, as a backlog may be long.
 FRESH_KEPT = 1000
 FRESH_BODY_BYTES = 16_384
-
-T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -160,23 +157,36 @@ class DeliveryQueue:
         return ids
 
     async def store_and_accept(
-        self, messages: Sequence[Message], store: Callable[[Publication], Awaitable[T]]
-    ) -> T:
-        """Store messages, with the queues and keys they set up, and take them up."""
+        self,
+        messages: Sequence[Message],
+        store: Callable[[Publication], Awaitable[Sequence[str]]],
+    ) -> list[str]:
+        """Store messages, with the queues and keys they set up, and take them up.
+
+        Args:
+            messages: What is to be stored in one step.
+            store: Stores a publication, and returns the ids that now stand for its messages.
+        """
         async with self.controls.setting_up(messages):
             publication = Publication(
                 messages=messages,
                 queues=self.controls.new_queues(messages),
                 flows=self.controls.new_flows(messages),
             )
+            # After an error too: they may be stored and only the reply lost. What is not
+            # pending is dropped when its turn comes.
+            standing = {message.message_id for message in messages}
             try:
-                return await store(publication)
+                ids = list(await store(publication))
+                # A duplicate takes no place in a queue, and nothing of a rate.
+                standing.intersection_update(ids)
             finally:
-                # Also after an error: they may be stored and only the reply lost. What is not
-                # pending, as a duplicate, is dropped when its turn comes.
-                self.controls.take_in(publication.queues, publication.flows)
-                for message in publication.messages:
-                    self._accept(message)
+                if standing:
+                    self.controls.take_in(publication.queues, publication.flows)
+                for message in messages:
+                    if message.message_id in standing:
+                        self._accept(message)
+        return ids
 
     async def cancel(self, message: Message) -> bool:
         """Cancel a message, waiting or in flight; False if it is finished already."""

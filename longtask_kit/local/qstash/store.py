@@ -129,8 +129,8 @@ class QueueStore:
         }
         return list(await self._publish(args=[_plan(plan)]))
 
-    async def fire(self, run: ScheduleRun, publication: Publication) -> bool:
-        """Store a schedule's turn; False, and nothing stored, if it was changed meanwhile."""
+    async def fire(self, run: ScheduleRun, publication: Publication) -> list[str]:
+        """Store a schedule's turn and return its messages' ids; none if it was changed."""
         plan = _publication(publication) | {
             "id": run.schedule.schedule_id,
             "record": run.schedule.dump(),
@@ -139,7 +139,8 @@ class QueueStore:
             "time_ms": str(run.time_ms),
             "error": run.error,
         }
-        return bool(await self._fire(args=[_plan(plan)]))
+        was_stored = await self._fire(args=[_plan(plan)])
+        return [message.message_id for message in publication.messages] if was_stored else []
 
     async def record(
         self, view: View, *, key: str | None = None, gate: FlowGate | None = None

@@ -140,6 +140,22 @@ def test_a_paused_queue_accepts_and_delivers_only_when_resumed(
     assert [found.body for found in destination.at("/p")] == [b"0", b"2"]
 
 
+def test_a_duplicate_takes_no_place_in_a_queue_and_nothing_of_a_rate(
+    fresh: Fresh, destination: Destination
+) -> None:
+    fresh.sdk.queue.upsert("dup", paused=True)
+    for _ in range(3):
+        enqueue(fresh, "dup", destination.url + "/d", deduplication_id="same")
+    assert fresh.sdk.queue.get("dup").lag == 1
+    flow: Any = {"key": "dup", "rate": 2, "period": "1h"}
+    for identity in ("a", "a", "a", "b"):
+        fresh.sdk.message.publish(
+            url=destination.url + "/r", deduplication_id=identity, flow_control=flow
+        )
+    wait_until(lambda: len(destination.at("/r")) == 2)
+    assert fresh.sdk.flow_control.get("dup").rate_count == 2
+
+
 def test_pausing_holds_back_a_retry_too(fresh: Fresh, destination: Destination) -> None:
     gate = threading.Event()
     url = destination.script("/again", Answer(500, gate=gate))
