@@ -305,6 +305,7 @@ def test_up_prints_an_environment_that_is_all_another_shell_needs(
         "QSTASH_NEXT_SIGNING_KEY",
         "UPSTASH_REDIS_REST_URL",
         "UPSTASH_REDIS_REST_TOKEN",
+        "UPSTASH_REDIS_REST_READ_ONLY_TOKEN",
         "OPENAI_API_KEY",
         "OPENAI_BASE_URL",
         "LONGTASK_BASE_URL",
