@@ -42,7 +42,6 @@ class Reading:
 
     tokens: int = 0
     delays_ms: list[float] = field(default_factory=list)
-    _last: str = ""
 
     def take(self, text: str) -> None:
         """Take a piece in; it may hold several tokens."""

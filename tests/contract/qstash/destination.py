@@ -20,6 +20,7 @@ TOKEN = "token-of-the-qstash-tests"
 CURRENT_KEY = "sig_current_0123456789abcdefghij"
 NEXT_KEY = "sig_next_0123456789abcdefghijklm"
 TIME_SCALE = 0.001
+PROMPT_RETRY = "1000 * (1 + retried)"  # 1 ms, 2 ms, … at this time scale
 
 T = TypeVar("T")
 

@@ -12,6 +12,7 @@ from qstash import QStash
 from tests.contract.qstash.destination import (
     CURRENT_KEY,
     NEXT_KEY,
+    PROMPT_RETRY,
     TOKEN,
     Answer,
     Destination,
@@ -23,8 +24,6 @@ from tests.contract.qstash.destination import (
     wait_until,
 )
 from tests.serving import free_port, serve
-
-PROMPT_RETRY = "1000 * (1 + retried)"  # 1 ms, 2 ms, … at the tests' time scale
 
 
 def dead_letters_of(sdk: QStash, message_id: str) -> list[Any]:

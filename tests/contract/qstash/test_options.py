@@ -15,6 +15,7 @@ from tests.contract.qstash.conftest import Fresh
 from tests.contract.qstash.destination import (
     CURRENT_KEY,
     NEXT_KEY,
+    PROMPT_RETRY,
     Answer,
     Destination,
     make_app,
@@ -25,8 +26,6 @@ from tests.contract.qstash.destination import (
     wait_until,
 )
 from tests.serving import serve
-
-PROMPT_RETRY = "1000 * (1 + retried)"  # 1 ms, 2 ms, … at the tests' time scale
 
 
 def redacted(text: str) -> str:

@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 from tests.contract.qstash.destination import (
     CURRENT_KEY,
     NEXT_KEY,
+    PROMPT_RETRY,
     Answer,
     Destination,
     make_app,
@@ -30,9 +31,6 @@ from tests.serving import free_port, serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-PROMPT_RETRY = "1000 * (1 + retried)"  # 1 ms, 2 ms, … at the tests' time scale
 
 
 def test_rotated_keys_sign_at_once_and_are_kept_over_a_restart(

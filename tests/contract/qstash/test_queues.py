@@ -8,6 +8,7 @@ from qstash.errors import QStashError
 
 from tests.contract.qstash.conftest import Fresh
 from tests.contract.qstash.destination import (
+    PROMPT_RETRY,
     Answer,
     Destination,
     make_app,
@@ -16,8 +17,6 @@ from tests.contract.qstash.destination import (
     wait_until,
 )
 from tests.serving import serve
-
-PROMPT_RETRY = "1000 * (1 + retried)"  # 1 ms, 2 ms, … at the tests' time scale
 
 
 def enqueue(fresh: Fresh, queue: str, url: str, **options: Any) -> str:  # noqa: ANN401
