@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import longtask_kit as lt
+from longtask_kit.local.gguf import SMOLLM2_LABEL
 from tests.llm.conftest import MODEL
 from tests.wait import wait_until
 
@@ -56,3 +57,15 @@ def test_a_prompt_beyond_the_context_fails_with_the_cure(llm_kit: lt.Kit) -> Non
     task = llm_kit.submit("word " * 1500, model=MODEL)
     with pytest.raises(lt.TaskFailedError, match="shorten it"):
         task.result(timeout_s=30)
+
+
+def test_the_panel_offers_it_and_says_what_it_is(llm_kit: lt.Kit) -> None:
+    panel = llm_kit.panel()
+    wait_until(lambda: MODEL in panel.model.options)
+    panel.model.value, panel.prompt.value = MODEL, "Say hello."
+    panel.max_tokens.value = 10
+    assert panel.model_note.value == SMOLLM2_LABEL
+    task = panel.submit()
+    assert task is not None
+    assert task.result(timeout_s=30)
+    assert panel.output.get_state()["snapshot"]["meta"]["label"] == SMOLLM2_LABEL
