@@ -62,13 +62,19 @@ def client(base_url: str) -> Iterator[openai.OpenAI]:
 
 
 @pytest.fixture(scope="module")
-def llm_kit(llm_home: Path) -> Iterator[lt.Kit]:
-    """A kit on a stack of its own that has the real model."""
+def llm_stack(llm_home: Path) -> Iterator[lt.LocalStack]:
+    """A stack of its own that has the real model."""
     before = os.environ["LONGTASK_HOME"]
     os.environ["LONGTASK_HOME"] = str(llm_home)
     try:
         stack = lt.LocalStack(time_scale=0.01, idle_exit_s=None)
     finally:
         os.environ["LONGTASK_HOME"] = before
-    with stack, lt.connect(settings=stack.settings, quiet=True) as connected:
+    with stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def llm_kit(llm_stack: lt.LocalStack) -> Iterator[lt.Kit]:
+    with lt.connect(settings=llm_stack.settings, quiet=True) as connected:
         yield connected
