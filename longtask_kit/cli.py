@@ -18,6 +18,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from longtask_kit.errors import LongTaskError
+from longtask_kit.model_cli import describe_place, model_app
 from longtask_kit.queue_cli import queue_app
 from longtask_kit.terminal import (
     STATUS_STYLES,
@@ -65,8 +66,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
 app.add_typer(queue_app, name="queue")
+app.add_typer(model_app, name="model")
 
 _JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 _DataOption = Annotated[
@@ -118,7 +119,7 @@ def run(
 ) -> None:
     """Submit a task and stream it; it runs on when you leave."""
     text = sys.stdin.read() if prompt == "-" else prompt
-    with _connect(as_json) as kit:
+    with _connect(as_json, model) as kit:
         task = kit.submit(
             text, model=model, max_tokens=max_tokens, temperature=temperature, system=system
         )
@@ -187,7 +188,7 @@ def status(
     _Console().print(table)
 
 
-def _connect(quiet: bool = False) -> Kit:
+def _connect(quiet: bool = False, model: str | None = None) -> Kit:
     """Connect, saying where to on standard error, so that standard output is the text alone."""
     from longtask_kit.kit import connect
 
@@ -195,7 +196,8 @@ def _connect(quiet: bool = False) -> Kit:
     with console.status("connecting …"):  # shows only on a terminal
         kit = connect(quiet=True)
     if not quiet:
-        console.print(Text(f"longtask_kit: {kit.description}", style="dim"), soft_wrap=True)
+        place = describe_place(kit.description, model)
+        console.print(Text(f"longtask_kit: {place}", style="dim"), soft_wrap=True)
     return kit
 
 

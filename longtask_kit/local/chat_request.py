@@ -3,11 +3,16 @@
 Pure; the shapes are OpenAI's, https://platform.openai.com/docs/api-reference/chat/create.
 """
 
+from __future__ import annotations
+
 import json
 import math
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MAX_TOKENS_PER_S = 100_000
 SLOW_START_S = 3.0
@@ -98,8 +103,12 @@ MODELS = (
 _BY_NAME = {model.name: model for model in MODELS}
 
 
-def find_model(name: str) -> DemoModel:
-    """Return the model of this name.
+def find_model(name: str, others: Sequence[str] = ()) -> DemoModel:
+    """Return the demo model of this name.
+
+    Args:
+        name: The model id.
+        others: The installed models, which the error names too.
 
     Raises:
         ApiError: 404 `model_not_found`, naming the models there are.
@@ -109,7 +118,10 @@ def find_model(name: str) -> DemoModel:
     if re.fullmatch(r"demo@[1-9][0-9]{0,5}", name) and int(name[5:]) <= MAX_TOKENS_PER_S:
         rate = int(name[5:])
         return DemoModel(name=name, about=f"{rate} tokens a second.", tokens_per_s=rate)
-    message = f"The model `{name[:100]}` does not exist here. Use one of: {', '.join(_BY_NAME)}."
+    known = ", ".join([*_BY_NAME, *others])
+    message = f"The model `{name[:100]}` does not exist here. Use one of: {known}."
+    if not others:
+        message += " `longtask model install` adds a small real one."
     raise ApiError(404, message, param="model", code="model_not_found")
 
 
@@ -131,31 +143,49 @@ class ChatRequest:
         return said[-1] if said else self.messages[-1][1]
 
 
-def read_chat_request(raw: bytes) -> ChatRequest:
+def read_model_name(body: dict[str, Any]) -> str:
+    """Return the model asked for.
+
+    Raises:
+        ApiError: 400, there is none.
+    """
+    name = body.get("model")
+    if not isinstance(name, str) or not name:
+        raise wrong_field("model", "you must provide a model name")
+    return name
+
+
+def read_chat_request(body: dict[str, Any], others: Sequence[str] = ()) -> ChatRequest:
     """Check a body as the hosted API does; fields the demo has no use for are ignored.
+
+    Args:
+        body: The parsed body.
+        others: As in `find_model`.
 
     Raises:
         ApiError: 400 naming the field, or 404 for an unknown model.
     """
-    body = _parse_json(raw)
-    name = body.get("model")
-    if not isinstance(name, str) or not name:
-        raise _wrong("model", "you must provide a model name")
-    options = _checked(body, "stream_options", dict, "an object") or {}
-    _check_number(body, "temperature", 0, 2)
+    name = read_model_name(body)
+    options = check_type(body, "stream_options", dict, "an object") or {}
+    check_number(body, "temperature", 0, 2)
     if body.get("n") not in (None, 1):
-        raise _wrong("n", "the demo model gives one choice")
+        raise wrong_field("n", "the demo model gives one choice")
     return ChatRequest(
-        model=find_model(name),
-        messages=_read_messages(body.get("messages")),
-        stream=bool(_checked(body, "stream", bool, "true or false")),
-        include_usage=bool(_checked(options, "include_usage", bool, "true or false")),
-        max_tokens=_read_max_tokens(body),
-        seed=_checked(body, "seed", int, "an integer"),
+        model=find_model(name, others),
+        messages=read_messages(body.get("messages")),
+        stream=bool(check_type(body, "stream", bool, "true or false")),
+        include_usage=bool(check_type(options, "include_usage", bool, "true or false")),
+        max_tokens=read_max_tokens(body),
+        seed=check_type(body, "seed", int, "an integer"),
     )
 
 
-def _parse_json(raw: bytes) -> dict[str, Any]:
+def parse_body(raw: bytes) -> dict[str, Any]:
+    """Return a request's JSON object.
+
+    Raises:
+        ApiError: 400, it is none.
+    """
     try:
         body = json.loads(raw)
         # A lone surrogate passes JSON's escapes but can't be sent back as UTF-8.
@@ -167,49 +197,53 @@ def _parse_json(raw: bytes) -> dict[str, Any]:
     return body
 
 
-def _wrong(param: str, expected: str, code: str | None = "invalid_value") -> ApiError:
+def wrong_field(param: str, expected: str, code: str | None = "invalid_value") -> ApiError:
+    """Return the error that names a field and says what was expected of it."""
     return ApiError(400, f"Invalid '{param}': {expected}.", param=param, code=code)
 
 
-def _checked(body: dict[str, Any], name: str, kind: type, expected: str) -> Any:  # noqa: ANN401
-    """The field, or None; bool is no number here although Python says so."""
+def check_type(body: dict[str, Any], name: str, kind: type, expected: str) -> Any:  # noqa: ANN401
+    """Return the field, or None; bool is no number here although Python says so."""
     value = body.get(name)
     if value is None or (isinstance(value, kind) and isinstance(value, bool) == (kind is bool)):
         return value
-    raise _wrong(name, f"expected {expected}", "invalid_type")
+    raise wrong_field(name, f"expected {expected}", "invalid_type")
 
 
-def _check_number(body: dict[str, Any], name: str, low: float, high: float) -> None:
+def check_number(body: dict[str, Any], name: str, low: float, high: float) -> None:
+    """Refuse a field that is there and no number in the range."""
     value = body.get(name)
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _wrong(name, "expected a number", "invalid_type")
+        raise wrong_field(name, "expected a number", "invalid_type")
     if not low <= value <= high:
-        raise _wrong(name, f"expected a number from {low} to {high}")
+        raise wrong_field(name, f"expected a number from {low} to {high}")
 
 
-def _read_max_tokens(body: dict[str, Any]) -> int | None:
-    """The newer name wins, and the older one still works, as on the hosted API."""
+def read_max_tokens(body: dict[str, Any]) -> int | None:
+    """Return the limit: the newer name wins, the older one works, as on the hosted API."""
     limits = [
-        _checked(body, name, int, "an integer") for name in ("max_completion_tokens", "max_tokens")
+        check_type(body, name, int, "an integer")
+        for name in ("max_completion_tokens", "max_tokens")
     ]
     for limit in limits:
         if limit is not None and limit < 1:
-            raise _wrong("max_tokens", "expected an integer >= 1")
+            raise wrong_field("max_tokens", "expected an integer >= 1")
     return next((limit for limit in limits if limit is not None), None)
 
 
-def _read_messages(messages: object) -> tuple[tuple[str, str], ...]:
+def read_messages(messages: object) -> tuple[tuple[str, str], ...]:
+    """Return the messages as role and text."""
     if not isinstance(messages, list) or not messages:
-        raise _wrong("messages", "expected a list of at least one message")
+        raise wrong_field("messages", "expected a list of at least one message")
     return tuple(_read_message(message, f"messages[{i}]") for i, message in enumerate(messages))
 
 
 def _read_message(message: object, where: str) -> tuple[str, str]:
     role = message.get("role") if isinstance(message, dict) else None
     if not isinstance(message, dict) or not isinstance(role, str) or role not in _ROLES:
-        raise _wrong(f"{where}.role", f"expected one of {', '.join(_ROLES)}")
+        raise wrong_field(f"{where}.role", f"expected one of {', '.join(_ROLES)}")
     content = message.get("content")
     if content is None and role == "assistant":
         return role, ""
@@ -217,7 +251,9 @@ def _read_message(message: object, where: str) -> tuple[str, str]:
         return role, content
     if isinstance(content, list) and all(_is_text_part(part) for part in content):
         return role, "".join(part["text"] for part in content)
-    raise _wrong(f"{where}.content", "expected a string, or a list of text parts", "invalid_type")
+    raise wrong_field(
+        f"{where}.content", "expected a string, or a list of text parts", "invalid_type"
+    )
 
 
 def _is_text_part(part: object) -> bool:

@@ -1,10 +1,12 @@
-"""The demo model: an OpenAI-compatible chat service whose replies are prewritten.
+"""The model service: an OpenAI-compatible chat service whose demo models' replies are prewritten.
 
 It knows only the wire, https://platform.openai.com/docs/api-reference/chat, and is made for the
-official `openai` SDK. Every answer says what it is in the header `X-Demo-Label`.
+official `openai` SDK. Every answer of a demo model says what it is in the header `X-Demo-Label`.
+An installed real model (`llm`) answers under its own name, and the demo never in its place.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import json
@@ -12,7 +14,7 @@ import math
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,8 +33,13 @@ from longtask_kit.local.chat_request import (
     DemoModel,
     Fault,
     find_model,
+    parse_body,
     read_chat_request,
+    read_model_name,
 )
+from longtask_kit.local.gguf import InstalledModel
+from longtask_kit.local.llm import LocalModel, LocalModels, ModelGoneError
+from longtask_kit.local.llm_request import read_native_chat, read_native_response
 from longtask_kit.local.prose import split_tokens, write_long_reply, write_reply
 
 FINGERPRINT = "fp_longtask_demo"
@@ -206,21 +213,39 @@ def _raise_fault(fault: Fault | None) -> None:
 class _Service:
     """The endpoints, and the little they remember."""
 
-    def __init__(self, api_key: str, tokens_per_s: float) -> None:
+    def __init__(self, api_key: str, tokens_per_s: float, local_models: LocalModels) -> None:
+        self._local_models = local_models
         self._expected = f"Bearer {api_key}".encode()
         self._tokens_per_s = tokens_per_s
         self._switch = _FaultSwitch()
 
     async def complete_chat(self, request: Request) -> Response:
         self._check_key(request)
-        chat = read_chat_request(await request.body())
+        body = parse_body(await request.body())
+        local = self._local_models.find(read_model_name(body))
+        if local is not None:
+            return await _ask_local(local, request, read_native_chat, body)
+        return self._answer_demo(read_chat_request(body, self._local_models.names))
+
+    async def respond(self, request: Request) -> Response:
+        """Answer `/v1/responses`, which the real models know."""
+        self._check_key(request)
+        body = parse_body(await request.body())
+        local = self._local_models.find(read_model_name(body))
+        if local is not None:
+            return await _ask_local(local, request, read_native_response, body)
+        find_model(body["model"], self._local_models.names)
+        message = "The demo models know chat completions only; real models answer here."
+        raise ApiError(400, message, param="model", code="unsupported_endpoint")
+
+    def _answer_demo(self, chat: ChatRequest) -> Response:
         fault = self._switch.fault_of(chat)
         _raise_fault(fault)
         rate = chat.model.tokens_per_s or self._tokens_per_s
-        body = _stream_frames if chat.stream else _whole_body
+        write = _stream_frames if chat.stream else _whole_body
         respond = _CutResponse if fault == "cut" else StreamingResponse
         return respond(
-            body(write_answer(chat), rate, cut=fault == "cut"),
+            write(write_answer(chat), rate, cut=fault == "cut"),
             media_type="text/event-stream" if chat.stream else "application/json",
             headers=_LABELLED | {"Cache-Control": "no-cache"},
         )
@@ -228,11 +253,17 @@ class _Service:
     async def list_models(self, request: Request) -> Response:
         self._check_key(request)
         listed = [_describe(model) for model in MODELS]
+        listed += [_describe_local(model) for model in self._local_models.offered()]
         return JSONResponse({"object": "list", "data": listed}, headers=_LABELLED)
 
     async def show_model(self, request: Request) -> Response:
         self._check_key(request)
-        return JSONResponse(_describe(find_model(request.path_params["name"])), headers=_LABELLED)
+        name = request.path_params["name"]
+        local = self._local_models.find(name)
+        if local is not None:
+            return JSONResponse(_describe_local(local.model))
+        found = find_model(name, self._local_models.names)
+        return JSONResponse(_describe(found), headers=_LABELLED)
 
     def _check_key(self, request: Request) -> None:
         given = request.headers.get("authorization", "").encode()
@@ -251,6 +282,32 @@ def _describe(model: DemoModel) -> dict[str, Any]:
     }
 
 
+def _describe_local(model: InstalledModel) -> dict[str, Any]:
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": _CREATED,
+        "owned_by": "this-computer",
+        "description": model.about,
+    }
+
+
+async def _ask_local(
+    local: LocalModel,
+    request: Request,
+    read: Callable[[dict[str, Any]], dict[str, Any]],
+    body: dict[str, Any],
+) -> Response:
+    """Answer as the real model does; its errors carry no demo label."""
+    path = request.url.path
+    try:
+        return await local.answer(request, path, read(body))
+    except ApiError as exc:
+        return JSONResponse(exc.body, exc.status, headers=exc.headers)
+    except ModelGoneError:
+        return Response(status_code=499)  # nobody reads it
+
+
 async def _answer_error(request: Request, exc: Exception) -> Response:
     """Every error leaves in OpenAI's shape, those of the router too."""
     headers = dict(_LABELLED)
@@ -263,26 +320,37 @@ async def _answer_error(request: Request, exc: Exception) -> Response:
     return JSONResponse(exc.body, exc.status, headers=headers | exc.headers)
 
 
-def create_model_app(*, api_key: str, tokens_per_s: float = 60.0) -> Starlette:
-    """Return the demo model as an ASGI app, to be served at `/v1`.
+def create_model_app(
+    *, api_key: str, tokens_per_s: float = 60.0, local_models: LocalModels | None = None
+) -> Starlette:
+    """Return the model service as an ASGI app, to be served at `/v1`.
 
     Args:
         api_key: The bearer key clients must send.
-        tokens_per_s: Speed of the models that name none of their own, > 0.
+        tokens_per_s: Speed of the demo models that name none of their own, > 0.
+        local_models: The real ones; None is those that are installed.
 
     Raises:
         ValueError: The speed is not above 0.
     """
     if not tokens_per_s > 0:
         raise ValueError(f"tokens_per_s must be above 0, found {tokens_per_s}")
-    service = _Service(api_key, tokens_per_s)
+    models = local_models or LocalModels()
+    service = _Service(api_key, tokens_per_s, models)
+
+    @contextlib.asynccontextmanager
+    async def end_processes(_: Starlette) -> AsyncIterator[None]:
+        yield
+        await models.stop()
+
     routes = [
         Route("/v1/chat/completions", service.complete_chat, methods=["POST"]),
+        Route("/v1/responses", service.respond, methods=["POST"]),
         Route("/v1/models", service.list_models),
         Route("/v1/models/{name:path}", service.show_model),
     ]
     handlers = dict.fromkeys((ApiError, HTTPException, Exception), _answer_error)
-    app = Starlette(routes=routes, exception_handlers=handlers)
+    app = Starlette(routes=routes, exception_handlers=handlers, lifespan=end_processes)
     # A redirect would be the one answer without label and shape.
     app.router.redirect_slashes = False
     return app

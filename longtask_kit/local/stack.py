@@ -247,13 +247,19 @@ def _spawn(
                 *flags,
             ],
             # Not an argument, which every user of the machine can read: a Redis URL has a password.
-            env=os.environ | {OPTIONS_VARIABLE: json.dumps(values)},
+            env=os.environ | _absolute_home() | {OPTIONS_VARIABLE: json.dumps(values)},
             stdin=subprocess.PIPE if "--owned" in flags else subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
             cwd=files.folder,  # which exists, unlike, perhaps, a home
         )
+
+
+def _absolute_home() -> dict[str, str]:
+    """Return `LONGTASK_HOME`, where the models are too, as the process's own folder needs it."""
+    home = os.environ.get("LONGTASK_HOME")
+    return {"LONGTASK_HOME": os.path.abspath(home)} if home else {}
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], files: StackFiles) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from longtask_kit.errors import LongTaskError, StreamExpiredError
 from longtask_kit.events import TERMINAL_STATUSES
 from longtask_kit.local import DEMO_LABEL
 from longtask_kit.submit import MAX_TOKENS_RANGE
+from longtask_kit.widgets.models import fetch_models
 from longtask_kit.widgets.output import TaskOutput
 
 if TYPE_CHECKING:
     from longtask_kit.kit import Kit
+    from longtask_kit.settings import Settings
     from longtask_kit.task import Task
 
 _DEMO_MODELS = ("demo", "demo-fast", "demo-slow-start", "demo-429-then-ok", "demo-cut-then-ok")
@@ -32,6 +34,7 @@ class TaskPanel(w.VBox):
 
     Attributes:
         prompt, model, temperature, max_tokens, system: The form's fields, ipywidgets.
+        model_note: What the service says of the model chosen.
         submit_button, history: The rest of the form.
         output: The `TaskOutput`.
         status: Status of the task shown; observable: `panel.observe(f, "status")`.
@@ -49,8 +52,12 @@ class TaskPanel(w.VBox):
         self.output = TaskOutput(label=DEMO_LABEL if is_demo else "", in_panel=True)
         self.output.handle_action = self._act
         self.output.observe(self._take_status, "status")
-        form = w.VBox([self.prompt, self._make_settings_row(), self._system_fold])
+        self._is_demo = is_demo
+        self._offered: dict[str, str] = {}
+        form = w.VBox([self.prompt, self._make_settings_row(), self.model_note, self._system_fold])
         super().__init__([form, self.output])
+        if kit.settings is not None:
+            kit.start(self._list_models(kit.settings))
         self.add_class("longtask-panel")
         self.layout.max_width = "60rem"
 
@@ -86,7 +93,7 @@ class TaskPanel(w.VBox):
         if task.id not in [known.id for known in self.tasks]:
             self.tasks.append(task)
             self._list_tasks()
-        self.output.watch(task)
+        self._show_task(task)
         self.history.value = task.id
 
     def cancel(self) -> None:
@@ -116,6 +123,8 @@ class TaskPanel(w.VBox):
             style=_OWN_WIDTH,
             layout=w.Layout(width="13rem"),
         )
+        self.model_note = w.Label(layout=w.Layout(display="none"))
+        self.model.observe(self._note_model, "value")
         self.temperature = w.FloatSlider(
             value=0.7,
             min=0.0,
@@ -170,7 +179,30 @@ class TaskPanel(w.VBox):
         shown = self.output.task.id if self.output.task else ""
         chosen = change["new"]
         if chosen and chosen != shown:
-            self.output.watch(next(task for task in self.tasks if task.id == chosen))
+            self._show_task(next(task for task in self.tasks if task.id == chosen))
+
+    def _show_task(self, task: Task) -> None:
+        self.output.show(label=self._label_of(task))
+        self.output.watch(task)
+
+    def _label_of(self, task: Task) -> str:
+        """Return what is to be said of the model that answers: that it is scripted, or small."""
+        default = self._kit.settings.model if self._kit.settings else ""
+        name = str(task.spec.get("model") or default)
+        is_demo = self._is_demo and name.startswith("demo")
+        return DEMO_LABEL if is_demo else self._offered.get(name, "")
+
+    async def _list_models(self, settings: Settings) -> None:
+        """Fill the model menu with what the service offers."""
+        self._offered = await fetch_models(settings)
+        if self._offered:
+            self.model.options = tuple(self._offered)
+            self._note_model()
+
+    def _note_model(self, _: object = None) -> None:
+        note = self._offered.get(self.model.value.strip(), "")
+        self.model_note.value = note
+        self.model_note.layout.display = None if note else "none"
 
     # -- the output's actions -------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from longtask_kit import LocalStack, connect
+from longtask_kit.local.gguf import SMOLLM2_NAME, install_pinned
 from tests.benchmarks.measure import Row, percentile, time_s
 from tests.benchmarks.queue_case import measure_queue
 from tests.benchmarks.redis_case import measure_redis
@@ -131,6 +132,26 @@ def measure_throughput(bench: Workbench) -> list[Row]:
     return [row("one task, submit to end", tasks, note), row("model alone", directs)]
 
 
+def measure_llm(bench: Workbench) -> list[Row]:
+    """The installed real model through the whole flow; its first token includes no start.
+
+    Bound by the processor: the model computes on all cores but one, at most four.
+    """
+    install_pinned(lambda *_: None)
+    size = bench.scaled(200, 20)
+    ask_task(bench.kit, "Say hello.", model=SMOLLM2_NAME, max_tokens=2)
+    answers = [
+        ask_task(bench.kit, f"Write story {n} about a river.", model=SMOLLM2_NAME, max_tokens=size)
+        for n in range(bench.runs)
+    ]
+    rates = [answer.tokens_per_s for answer in answers]
+    firsts = [answer.first_s for answer in answers]
+    return [
+        Row(benchmark="llm", what="one task, submit to end", unit="tok/s", values=rates),
+        Row(benchmark="llm", what="submit to first token", unit="s", values=firsts),
+    ]
+
+
 def measure_many(bench: Workbench) -> list[Row]:
     """Twenty tasks at once, of a model that gives each 50 tokens a second.
 
@@ -230,6 +251,8 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "queue": measure_queue,
     "redis": measure_redis,
 }
+# Only when named: it fetches a model of 95 MB and needs the llm extra.
+ON_DEMAND: Mapping[str, Benchmark] = {"llm": measure_llm}
 
 
 def _run_python(code: str) -> str:

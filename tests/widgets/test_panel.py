@@ -37,6 +37,16 @@ def test_every_part_can_be_driven_and_watched(kit: lt.Kit) -> None:
     assert repr(panel) == "TaskPanel(completed, 1 task)"
 
 
+def test_the_model_menu_lists_what_the_service_offers_with_its_labels(kit: lt.Kit) -> None:
+    panel = kit.panel()
+    wait_until(lambda: "demo-500" in panel.model.options)
+    panel.model.value = "demo-fast"
+    assert panel.model_note.value.startswith("As fast as the client reads.")
+    assert "Scripted demo" in panel.model_note.value
+    panel.model.value = "no-such-model"
+    assert panel.model_note.value == ""
+
+
 def test_a_new_task_does_not_begin_with_the_end_of_the_last(kit: lt.Kit) -> None:
     panel = kit.panel()
     panel.model.value, panel.prompt.value = "demo-fast", "List three rivers"

@@ -1,0 +1,35 @@
+"""What models the configured service offers, for the panel's menu."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from longtask_kit.settings import direct_connection, secret
+
+if TYPE_CHECKING:
+    from longtask_kit.settings import Settings
+
+_TIMEOUT_S = 5.0
+
+
+async def fetch_models(settings: Settings) -> dict[str, str]:
+    """Return the service's models by name, each with what it says of itself, or "".
+
+    The menu is a convenience: a service that does not answer, or not so, offers nothing.
+    """
+    import httpx
+
+    base_url = settings.openai_base_url
+    if base_url is None or settings.openai_api_key is None:
+        return {}
+    headers = {"Authorization": f"Bearer {secret(settings.openai_api_key)}"}
+    try:
+        with direct_connection(base_url):
+            client = httpx.AsyncClient(timeout=_TIMEOUT_S, headers=headers)
+        async with client:
+            answer = await client.get(f"{base_url.rstrip('/')}/models")
+        answer.raise_for_status()
+        listed = answer.json()["data"]
+        return {str(model["id"]): str(model.get("description") or "") for model in listed}
+    except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
+        return {}

@@ -1,0 +1,86 @@
+"""The whole flow with the real model: shape, usage, order, and what happens when it breaks."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+import longtask_kit as lt
+from longtask_kit.local.gguf import SMOLLM2_LABEL
+from tests.llm.conftest import MODEL
+from tests.local.processes import is_alive
+from tests.wait import wait_until
+
+pytestmark = pytest.mark.llm
+
+
+def find_server(home: Path, parent: int) -> int | None:
+    """Return the process id of the model's server that this stack started from this home."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes()
+            environment = (folder / "environ").read_bytes()
+            status = (folder / "status").read_text()
+        except OSError:
+            continue
+        is_ours = f"PPid:\t{parent}\n" in status and str(home).encode() in environment
+        if is_ours and b"longtask_kit.local.llm_server" in command:
+            return int(folder.name)
+    return None
+
+
+def test_a_task_streams_a_real_answer_with_usage(llm_kit: lt.Kit) -> None:
+    task = llm_kit.submit("Explain what a queue is.", model=MODEL, max_tokens=20)
+    deltas = list(task)
+    assert "".join(deltas) == task.result(timeout_s=30)
+    assert len(deltas) > 1
+    assert task.usage is not None
+    assert task.usage.completion_tokens <= 20
+
+
+def test_four_tasks_at_once_all_complete(llm_kit: lt.Kit) -> None:
+    tasks = [llm_kit.submit(f"Count to {n}.", model=MODEL, max_tokens=20) for n in range(2, 6)]
+    assert all(task.result(timeout_s=60) for task in tasks)
+
+
+def test_a_killed_model_costs_an_attempt_and_no_word(
+    llm_kit: lt.Kit, llm_stack: lt.LocalStack, llm_home: Path
+) -> None:
+    task = llm_kit.submit("Write a long story.", model=MODEL, max_tokens=150, temperature=0)
+    wait_until(lambda: task.text, timeout_s=30)
+    pid = find_server(llm_home, parent=llm_stack.pid)
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    text = task.result(timeout_s=60)
+    assert task.snapshot().attempt > 1
+    again = llm_kit.submit("Write a long story.", model=MODEL, max_tokens=150, temperature=0)
+    assert text == again.result(timeout_s=60)
+
+
+def test_a_killed_stack_leaves_no_model_process_behind(llm_home: Path) -> None:
+    with lt.LocalStack(idle_exit_s=None) as stack:
+        with lt.connect(settings=stack.settings, quiet=True) as kit:
+            kit.submit("Say hello.", model=MODEL, max_tokens=2).result(timeout_s=30)
+        server = find_server(llm_home, parent=stack.pid)
+        assert server is not None
+        os.kill(stack.pid, signal.SIGKILL)
+        wait_until(lambda: not is_alive(server))
+
+
+def test_a_prompt_beyond_the_context_fails_with_the_cure(llm_kit: lt.Kit) -> None:
+    task = llm_kit.submit("word " * 1500, model=MODEL)
+    with pytest.raises(lt.TaskFailedError, match="shorten it"):
+        task.result(timeout_s=30)
+
+
+def test_the_panel_offers_it_and_says_what_it_is(llm_kit: lt.Kit) -> None:
+    panel = llm_kit.panel()
+    wait_until(lambda: MODEL in panel.model.options)
+    panel.model.value, panel.prompt.value = MODEL, "Say hello."
+    panel.max_tokens.value = 10
+    assert panel.model_note.value == SMOLLM2_LABEL
+    task = panel.submit()
+    assert task is not None
+    assert task.result(timeout_s=30)
+    assert panel.output.get_state()["snapshot"]["meta"]["label"] == SMOLLM2_LABEL
