@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from longtask_kit.local.qstash.clients import DeliveryClients
+from longtask_kit.local.qstash.connections import Connections
 from longtask_kit.local.qstash.delivery import DeliveryQueue
 from longtask_kit.local.qstash.destination import Reach
 from longtask_kit.local.qstash.errors import MalformedRequestError
@@ -115,8 +115,9 @@ class RequireToken:
 async def _lifespan(
     app: Starlette, *, redis_url: str, make_queue: Callable[..., DeliveryQueue]
 ) -> AsyncIterator[None]:
-    async with _open_store(redis_url) as store, DeliveryClients.open() as clients:
-        queue = make_queue(store, clients)
+    async with _open_store(redis_url) as store:
+        connections = Connections()
+        queue = make_queue(store, connections)
         scheduler = Scheduler(store, queue, app.state.reach)
         await queue.start()
         await scheduler.start()
@@ -126,6 +127,7 @@ async def _lifespan(
         finally:
             await scheduler.stop()
             await queue.stop()
+            connections.close()
 
 
 @contextlib.asynccontextmanager

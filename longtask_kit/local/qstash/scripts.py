@@ -4,8 +4,18 @@ All keys begin with `qstash:`; the message keys are built inside the scripts, wh
 the local stack's Valkey is a single server.
 """
 
+import asyncio
+import hashlib
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+
+from longtask_kit.local.redis_link import Engine
+from longtask_kit.local.redis_resp import Failure, Reply
+
 EVENTS_KEPT = 10_000
 FINISHED_READABLE_MS = 60_000
+RECONNECT_WAITS_S = (0.01, 0.1, 0.5)
 
 _SHARED = f"""
 local plan = cjson.decode(ARGV[1])
@@ -16,10 +26,11 @@ local function record(event)
     'id', event.id, 'state', event.state, 'view', event.view)
 end
 local function store(message)
-  redis.call('HSET', message_key(message.id), 'record', message.record, 'retried', '0',
-    'ticket', message.ticket)
+  redis.call('HSET', message_key(message.id), 'record', message.record, 'retried', '0')
+  if message.ticket then redis.call('HSET', message_key(message.id), 'ticket', message.ticket) end
   redis.call('ZADD', 'qstash:pending', message.due_ms, message.id)
   record(message.created)
+  if message.active then record(message.active) end
 end
 """
 
@@ -117,3 +128,49 @@ end
 return 1
 """
 )
+
+
+class ScriptRunner:
+    """Runs the scripts on one connection: Valkey runs one at a time anyway.
+
+    redis-py takes longer to send a script than Valkey to run it. Replies come in the order of
+    the calls, which the delivery engine relies on.
+    """
+
+    def __init__(self, redis_url: str) -> None:
+        self._engine = Engine(redis_url)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._engine.close()
+
+    async def run(self, script: str, plan: str) -> Reply:
+        """Run a script with its plan; once more if the reply was lost, which each allows.
+
+        Raises:
+            RedisError: Valkey refuses, or does not answer.
+        """
+        for wait_s in RECONNECT_WAITS_S:
+            try:
+                return await self._run(script, plan)
+            except (OSError, RedisConnectionError):
+                await asyncio.sleep(wait_s)
+        try:
+            return await self._run(script, plan)
+        except OSError as exc:
+            raise RedisConnectionError(str(exc)) from exc
+
+    async def _run(self, script: str, plan: str) -> Reply:
+        arguments = [b"0", plan.encode()]
+        [reply] = await self._engine.run([[b"EVALSHA", _DIGESTS[script], *arguments]])
+        if isinstance(reply, Failure) and reply.startswith(b"NOSCRIPT"):
+            [reply] = await self._engine.run([[b"EVAL", script.encode(), *arguments]])
+        if isinstance(reply, Failure):
+            raise ResponseError(reply.decode(errors="replace"))
+        return reply
+
+
+_DIGESTS = {
+    script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest().encode()
+    for script in (PUBLISH, SETTLE, RECORD, FIRE)
+}
