@@ -2,8 +2,9 @@
 
 Publisher and handlers share one process; the queue is the stack's. taskiq and celery (`pip install
 longtask_kit[bench]`) use the same Valkey without HTTP on either side, and keep nothing of what a
-killed worker had, which are their advantages: taskiq with its list broker, celery with a pool of
-threads. Each run measures all of them one after the other, so that a ratio compares one moment.
+killed worker had, which are their advantages: taskiq with its list broker; celery with a pool of
+threads, in a worker process of its own. Each run measures all of them one after the other, so that
+a ratio compares one moment.
 
 What bounds the queue: a message takes 0.6 ms of the stack's CPU. By a profile a third of that are
 the writes to sockets (two scripts, the request, the answer), a quarter the HTTP server with
@@ -18,7 +19,9 @@ import asyncio
 import contextlib
 import importlib
 import importlib.util
+import os
 import socket
+import sys
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 _AT_ONCE = 50
 _MANY = 2000
 _ONE_BY_ONE = 300
+_CELERY_TIMEOUT_S = 120
 _ROWS = (
     ("start, p50, 1 in flight", "p50 of 1", "ms"),
     ("start, p99, 1 in flight", "p99 of 1", "ms"),
@@ -236,26 +240,41 @@ async def _race_taskiq(bench: Workbench, many: int, few: int) -> dict[str, float
 
 
 async def _race_celery(bench: Workbench, many: int, few: int) -> dict[str, float]:
-    celery = importlib.import_module("celery")
-    testing = importlib.import_module("celery.contrib.testing.worker")
-    race, loop = _Race(), asyncio.get_running_loop()
-    url = bench.redis_url.replace("unix://", "redis+socket://")
-    app = celery.Celery("bench", broker=url, set_as_current=False)
-    app.conf.update(task_ignore_result=True, task_default_queue="bench:celery")
+    race = _Race()
 
-    @app.task(name="begin")  # type: ignore[untyped-decorator]
-    def begin(number: int) -> None:
-        loop.call_soon_threadsafe(race.begin, number, time.perf_counter())
+    class Reports(asyncio.DatagramProtocol):
+        def datagram_received(self, data: bytes, _: object) -> None:
+            number, at_s = data.split()
+            race.begin(int(number), float(at_s))
+
+    loop = asyncio.get_running_loop()
+    listening, _ = await loop.create_datagram_endpoint(Reports, local_addr=("127.0.0.1", 0))
+    environment = {
+        "BENCH_BROKER": bench.redis_url.replace("unix://", "redis+socket://"),
+        "BENCH_PORT": str(listening.get_extra_info("sockname")[1]),
+    }
+    os.environ.update(environment)
+    begin = importlib.import_module("tests.benchmarks.celery_worker").begin
 
     async def send(number: int) -> None:
         begin.delay(number)  # blocks, as it does in any program of celery's
 
-    with testing.start_worker(
-        app, pool="threads", concurrency=_AT_ONCE, perform_ping_check=False, loglevel="critical"
-    ):
-        found = await _measure(race, send, many, few)
-    app.close()
-    return found
+    options = f"--pool=threads --concurrency={_AT_ONCE} --loglevel=CRITICAL"
+    worker = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "celery", "-A", "tests.benchmarks.celery_worker", "worker"),
+        *options.split(),
+        *("--without-gossip", "--without-mingle", "--without-heartbeat"),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with asyncio.timeout(_CELERY_TIMEOUT_S):
+            return await _measure(race, send, many, few)
+    finally:
+        if worker.returncode is None:
+            worker.terminate()
+            await worker.wait()
+        listening.close()
 
 
 async def _measure(race: _Race, send: Send, many: int, few: int) -> dict[str, float]:

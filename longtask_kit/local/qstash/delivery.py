@@ -10,20 +10,21 @@ import functools
 import heapq
 import itertools
 import logging
-import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 from redis.exceptions import RedisError
 
 from longtask_kit.local.qstash.admission import ticket_of
-from longtask_kit.local.qstash.attempt import Attempt, attempt_delivery
+from longtask_kit.local.qstash.attempt import attempt_delivery
 from longtask_kit.local.qstash.connections import Connections
 from longtask_kit.local.qstash.controls import Controls, now_ms
-from longtask_kit.local.qstash.destination import printable, rewrite
-from longtask_kit.local.qstash.retry import next_delay_s
+from longtask_kit.local.qstash.destination import rewrite
+from longtask_kit.local.qstash.outcome import log_outcome, settlement_of
+from longtask_kit.local.qstash.plan import Plan
+from longtask_kit.local.qstash.scripts import QUOTA_SPENT
 from longtask_kit.local.qstash.signing import SigningKeys
-from longtask_kit.local.qstash.store import DeadLetter, Publication, QueueStore, Settlement
-from longtask_kit.local.qstash.views import callback_messages, event_view
+from longtask_kit.local.qstash.store import Publication, QueueStore, Settlement
+from longtask_kit.local.qstash.views import event_view
 from longtask_kit.local.qstash.wire import Message
 
 STORE_RETRY_MS = 1000
@@ -35,45 +36,6 @@ FRESH_BODY_BYTES = 16_384
 logger = logging.getLogger(__name__)
 
 
-def settlement_of(
-    message: Message, attempt: Attempt, *, retried: int, time_ms: int, time_scale: float
-) -> Settlement:
-    """Return what an attempt's outcome changes: delivered, tried again, or dead; pure."""
-    delay_s = None
-    if not attempt.is_delivered:
-        delay_s = next_delay_s(
-            attempt.status,
-            attempt.headers,
-            retried=retried,
-            max_retries=message.max_retries,
-            expression=message.retry_delay,
-            now_s=time_ms / 1000,
-            time_scale=time_scale,
-        )
-    due_ms = None if delay_s is None else time_ms + round(delay_s * 1000)
-    is_dead = not attempt.is_delivered and due_ms is None
-    dead_letter = _dead_letter(message, attempt, time_ms) if is_dead else None
-    callbacks = callback_messages(
-        message,
-        attempt,
-        retried=retried,
-        dead_letter_id=dead_letter.dead_letter_id if dead_letter else None,
-        now_ms=time_ms,
-    )
-    states = ["DELIVERED"] if attempt.is_delivered else ["ERROR", "FAILED" if is_dead else "RETRY"]
-    return Settlement(
-        message=message,
-        events=[
-            event_view(message, state, time_ms=time_ms, attempt=attempt, next_delivery_ms=due_ms)
-            for state in states
-        ],
-        retried=retried + 1,
-        due_ms=due_ms,
-        dead_letter=dead_letter,
-        callbacks=callbacks,
-    )
-
-
 class DeliveryQueue:
     """Accepts messages and delivers them until each is delivered, dead or cancelled.
 
@@ -81,6 +43,7 @@ class DeliveryQueue:
         keys: The signing keys at present.
         controls: The queues and flow control keys, which decide who may start.
         max_in_flight: Most deliveries at one time.
+        plan: What the caller may do.
     """
 
     def __init__(
@@ -94,8 +57,10 @@ class DeliveryQueue:
         outbound: Mapping[str, str],
         dedup_window_ms: int,
         max_in_flight: int,
+        plan: Plan,
     ) -> None:
         self.keys = keys
+        self.plan = plan
         self._given_keys = keys
         self._store = store
         self._connections = connections
@@ -148,14 +113,27 @@ class DeliveryQueue:
 
         That is another one's id for a duplicate. Nothing if `dead_letter_id` was given and that
         dead letter is gone.
+
+        Raises:
+            PlanLimitError: The plan allows no such message, or no more of them.
         """
+        time_ms = now_ms()
+        self.plan.check_messages(messages, time_ms=time_ms)
+        if new_queues := self.controls.new_queues(messages):
+            count = len(self.controls.queues) + len(new_queues)
+            self.plan.check_size("too many queues", count, self.plan.queues)
 
         def store(publication: Publication) -> Awaitable[list[str]]:
             return self._store.publish(
-                publication, dedup_window_ms=self._dedup_window_ms, dead_letter_id=dead_letter_id
+                publication,
+                dedup_window_ms=self._dedup_window_ms,
+                dead_letter_id=dead_letter_id,
+                most_a_day=self.plan.messages_per_day,
             )
 
         ids = await self.store_and_accept(messages, store)
+        if ids == [QUOTA_SPENT]:
+            raise self.plan.explain_spent_day(time_ms=time_ms)
         await self.controls.forget_idle_flows()
         return ids
 
@@ -353,7 +331,7 @@ class DeliveryQueue:
             message, attempt, retried=retried, time_ms=now_ms(), time_scale=self._time_scale
         )
         await self._store.settle(settlement)
-        _log_outcome(settlement, attempt)
+        log_outcome(settlement, attempt)
         for callback in settlement.callbacks:
             self._accept(callback)
         return settlement.due_ms
@@ -369,25 +347,3 @@ class DeliveryQueue:
         gate = self._admission.flows.get(key) if key is not None else None
         active = event_view(found[0], "ACTIVE", time_ms=now_ms())
         return found if await self._store.record(active, key=key, gate=gate) else None
-
-
-def _dead_letter(message: Message, attempt: Attempt, time_ms: int) -> DeadLetter:
-    # The hosted service's ids are <ms>-<seq>; random digits need no counter that survives.
-    dead_letter_id = f"{time_ms}-{secrets.randbelow(10**9)}"
-    return DeadLetter(dead_letter_id=dead_letter_id, message=message, attempt=attempt)
-
-
-def _log_outcome(settlement: Settlement, attempt: Attempt) -> None:
-    message = settlement.message
-    if attempt.is_delivered:
-        if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("message %s delivered to %s", message.message_id, printable(message.url))
-        return
-    outcome = "given up" if settlement.due_ms is None else f"retry {settlement.retried}"
-    logger.warning(
-        "message %s to %s failed, %s: %s",
-        message.message_id,
-        printable(message.url),
-        outcome,
-        attempt.error,
-    )

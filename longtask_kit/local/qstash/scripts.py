@@ -15,6 +15,7 @@ from longtask_kit.local.redis_resp import Failure, Reply
 
 EVENTS_KEPT = 10_000
 FINISHED_READABLE_MS = 60_000
+QUOTA_SPENT = "quota spent"
 RECONNECT_WAITS_S = (0.01, 0.1, 0.5)
 
 _SHARED = f"""
@@ -39,6 +40,10 @@ end
 # a script whose reply was lost.
 PUBLISH = (
     _SHARED
+    + f"""
+local used = plan.quota and tonumber(redis.call('GET', plan.quota.key) or '0')
+if used and used + #plan.messages > plan.quota.most then return {{'{QUOTA_SPENT}'}} end
+"""
     + """
 if plan.dead_letter_id and redis.call('EXISTS', message_key(plan.messages[1].id)) == 0 then
   if redis.call('HDEL', 'qstash:dead', plan.dead_letter_id) == 0 then return {} end
@@ -46,7 +51,7 @@ if plan.dead_letter_id and redis.call('EXISTS', message_key(plan.messages[1].id)
 end
 for name, queue in pairs(plan.queues) do redis.call('HSETNX', 'qstash:queues', name, queue) end
 for key, flow in pairs(plan.flows) do redis.call('HSET', 'qstash:flows', key, flow) end
-local ids = {}
+local ids, stored = {}, 0
 for i, message in ipairs(plan.messages) do
   ids[i] = message.id
   if redis.call('EXISTS', message_key(message.id)) == 0 then
@@ -57,9 +62,11 @@ for i, message in ipairs(plan.messages) do
     else
       if key then redis.call('SET', key, message.id, 'PX', plan.dedup_window_ms) end
       store(message)
+      stored = stored + 1
     end
   end
 end
+if used then redis.call('SET', plan.quota.key, used + stored, 'EX', 172800) end
 return ids
 """
 )

@@ -13,6 +13,7 @@ from longtask_kit.local.qstash.admission import Ticket, ticket_of
 from longtask_kit.local.qstash.attempt import Attempt
 from longtask_kit.local.qstash.catalog import Catalog, QueueSettings, dump, dump_period
 from longtask_kit.local.qstash.flow import FlowGate, FlowSettings
+from longtask_kit.local.qstash.plan import day_of
 from longtask_kit.local.qstash.schedules import Schedule
 from longtask_kit.local.qstash.scripts import FIRE, PUBLISH, RECORD, SETTLE, ScriptRunner
 from longtask_kit.local.qstash.signing import SigningKeys
@@ -124,15 +125,20 @@ class QueueStore:
         *,
         dedup_window_ms: int,
         dead_letter_id: str | None = None,
+        most_a_day: int | None = None,
     ) -> list[str]:
         """Store messages unless they are duplicates; return for each the id that stands for it.
 
         With `dead_letter_id` that dead letter is taken out in the same step; none if it is gone.
+        QUOTA_SPENT alone if `most_a_day` messages were stored this day, or would be exceeded.
         """
-        plan = _publication(publication) | {
+        plan: dict[str, Any] = _publication(publication) | {
             "dedup_window_ms": str(dedup_window_ms),
             "dead_letter_id": dead_letter_id,
         }
+        if most_a_day is not None and publication.messages:
+            day = day_of(publication.messages[0].created_at_ms)
+            plan["quota"] = {"key": f"qstash:used:{day}", "most": most_a_day}
         ids: Any = await self._scripts.run(PUBLISH, _plan(plan))
         return [message_id.decode() for message_id in ids]
 
