@@ -1,5 +1,6 @@
 """The queue as a process: keys, restarts, limits, idleness, a storage that fails."""
 
+import concurrent.futures
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from tests.contract.qstash.destination import (
     CURRENT_KEY,
     NEXT_KEY,
     PROMPT_RETRY,
+    TOKEN,
     Answer,
     Destination,
     make_app,
@@ -87,6 +89,7 @@ def test_a_restart_redelivers_what_was_in_flight_with_its_id_and_retried_count(
     assert crashed[-1].body == b"kept"
 
 
+ENDS = ("DELIVERED", "CANCELED", "FAILED")
 CRASHING_SERVER = """
 import sys, uvicorn
 from tests.contract.qstash.destination import make_app
@@ -188,6 +191,44 @@ def test_a_failure_of_the_storage_answers_json_500_and_loses_nothing(
     assert "storage" in answer.json()["error"]
     publish(sdk, destination.url + "/works-again")
     wait_until(lambda: destination.at("/works-again"))
+
+
+def test_lost_connections_and_forgotten_scripts_cost_nothing(
+    sdk: QStash, destination: Destination, qstash_flush: redis.Redis
+) -> None:
+    publish(sdk, destination.url + "/before")
+    wait_until(lambda: destination.at("/before"))
+    kill: Callable[..., Any] = qstash_flush.client_kill_filter
+    assert kill(_type="normal", skipme=True) >= 1
+    lost = publish(sdk, destination.url + "/lost")
+    qstash_flush.script_flush()
+    forgotten = publish(sdk, destination.url + "/forgotten")
+    for message_id in (lost, forgotten):
+        wait_until(lambda of=message_id: "DELIVERED" in states_of(sdk, of))  # type: ignore[misc]
+        assert states_of(sdk, message_id) == ["CREATED", "ACTIVE", "DELIVERED"]
+    assert len(destination.deliveries) == 3
+
+
+def test_a_message_that_is_cancelled_while_it_starts_is_either_delivered_or_cancelled(
+    sdk: QStash, http: httpx.Client, destination: Destination, qstash_flush: redis.Redis
+) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    target = f"{http.base_url}/v2/publish/{destination.url}/raced"
+
+    def send(_: int) -> str:
+        answer = httpx.post(target, headers=headers, trust_env=False)
+        return str(answer.json()["messageId"])
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        sending = [pool.submit(send, number) for number in range(60)]
+        while not all(sent.done() for sent in sending):
+            assert http.delete("/v2/messages").status_code == 200
+    wait_until(lambda: qstash_flush.zcard("qstash:pending") == 0)
+    delivered = {found.headers["upstash-message-id"] for found in destination.deliveries}
+    for sent in sending:
+        ends = [state for state in states_of(sdk, sent.result()) if state in ENDS]
+        assert len(ends) == 1
+        assert ends == ["CANCELED"] or sent.result() in delivered
 
 
 def test_an_unexpected_failure_answers_json_500(
