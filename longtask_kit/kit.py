@@ -118,7 +118,7 @@ class Kit:
         self._revive = revive
         self._is_closed = False
         self._pid = os.getpid()
-        self._loop = asyncio.new_event_loop()
+        self._loop = _new_event_loop()
         self._thread = threading.Thread(
             target=_run_loop, args=(self._loop,), name="longtask-kit", daemon=True
         )
@@ -377,6 +377,14 @@ def _announce(kit: Kit, quiet: bool) -> Kit:
     if not quiet:
         sys.stdout.write(f"longtask_kit: {kit.description}\n")
     return kit
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:  # there is none for Windows
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
 
 
 def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
