@@ -206,6 +206,8 @@ class Kit:
     def tasks(self, *, limit: int = 100, status: Status | None = None) -> list[Task]:
         """Return tasks, newest first, at most `limit` (1 to 1000), or only those with `status`.
 
+        Their `spec` is brief (200 characters of the prompt, and the model); `attach` has it whole.
+
         Raises:
             ConfigError: `limit` is out of range, or there is no such status.
         """
