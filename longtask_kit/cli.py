@@ -259,6 +259,13 @@ def up(
     dev_keys: Annotated[
         bool, typer.Option("--dev-keys", help="The public keys of QStash's development server.")
     ] = False,
+    plan: Annotated[
+        str | None,
+        typer.Option(metavar="free|payg", help="Refuse what this plan of QStash refuses."),
+    ] = None,
+    dedup_window: Annotated[
+        float, typer.Option(help="Seconds for which a deduplication id counts.")
+    ] = 600.0,
 ) -> None:
     """Run the local stack in the foreground; every notebook joins it. Ctrl-C ends it."""
     from longtask_kit.local.config import StackConfig, default_data_dir
@@ -277,6 +284,8 @@ def up(
         redis_url=redis_url,
         rewrites=rewrite or (),
         dev_keys=dev_keys,
+        plan=plan,
+        dedup_window_s=dedup_window,
     )
     run_in_foreground(config, _announce_json if as_json else _announce_exports)
 

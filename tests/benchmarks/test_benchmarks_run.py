@@ -20,6 +20,7 @@ def test_every_benchmark_yields_rows_whatever_the_machine_is_busy_with() -> None
         "import",
         "stack",
         "first-token",
+        "queue",
         "redis",
     }
     assert report["machine"]["cores"] >= 1
