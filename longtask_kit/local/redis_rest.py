@@ -19,8 +19,8 @@ from longtask_kit.local.redis_commands import (
     may_block,
     may_have_long_key,
 )
+from longtask_kit.local.redis_engine import Engine
 from longtask_kit.local.redis_feed import Feed
-from longtask_kit.local.redis_link import Engine
 from longtask_kit.local.redis_resp import Failure
 from longtask_kit.local.redis_wire import (
     RefusedError,
@@ -211,7 +211,7 @@ class RedisRest:
         """Run all or nothing: one refused command discards the rest (section 2.4)."""
         for refusal in filter(None, refusals):
             raise RefusedError(400, refusal)
-        *queued, results = await self._engine.run([[b"MULTI"], *commands, [b"EXEC"]])
+        *queued, results = await self._engine.transact(commands)
         if not isinstance(results, list):
             # EXECABORT says less than the command that caused it.
             failures = [reply for reply in [*queued, results] if isinstance(reply, Failure)]

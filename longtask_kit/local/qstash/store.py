@@ -1,26 +1,30 @@
-"""Everything the queue must not lose, in Valkey under `qstash:`; no decision is taken here."""
+"""Everything the queue must not lose, in Valkey under `{qstash}:`; no decision is taken here."""
 
 import dataclasses
+import functools
 import hashlib
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.cluster import RedisCluster
+from redis.exceptions import ResponseError
 
 from longtask_kit.local.qstash.admission import Ticket, ticket_of
 from longtask_kit.local.qstash.attempt import Attempt
 from longtask_kit.local.qstash.catalog import Catalog, QueueSettings, dump, dump_period
 from longtask_kit.local.qstash.flow import FlowGate, FlowSettings
 from longtask_kit.local.qstash.schedules import Schedule
-from longtask_kit.local.qstash.scripts import FIRE, PUBLISH, RECORD, SETTLE
+from longtask_kit.local.qstash.scripts import FIRE, PUBLISH, RECORD, ROUTE, SETTLE
 from longtask_kit.local.qstash.signing import SigningKeys
 from longtask_kit.local.qstash.views import View, event_view
 from longtask_kit.local.qstash.wire import Message, dump_message, load_message
 
 PAGE = 200
 CONNECTIONS = 32
+CLUSTER_CONNECTIONS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,33 +88,23 @@ class Unfinished:
 
 
 class QueueStore:
-    """The queue's records in one Valkey.
+    """The queue's records in one Valkey, or in one slot of a cluster.
 
     Attributes:
         catalog: The records of queues, URL groups, flow control keys and schedules.
     """
 
-    def __init__(self, redis_url: str) -> None:
-        # More deliveries than connections is normal; they wait for one another's round trip.
-        pool = BlockingConnectionPool.from_url(
-            redis_url, protocol=2, decode_responses=True, max_connections=CONNECTIONS, timeout=30
-        )
-        # Any: redis-py types every reply as text or bytes, while decode_responses makes it text.
-        self._redis: Any = Redis(connection_pool=pool)
+    def __init__(self, client: Any) -> None:  # noqa: ANN401 - see connect()
+        self._redis = client
         self._publish = self._redis.register_script(PUBLISH)
         self._settle = self._redis.register_script(SETTLE)
         self._record = self._redis.register_script(RECORD)
         self._fire = self._redis.register_script(FIRE)
         self.catalog = Catalog(self._redis)
 
-    async def open(self) -> None:
-        """Fail now, and not at the first publish, if there is no Valkey."""
-        await self._redis.ping()
-
     async def close(self) -> None:
         """Close every connection."""
         await self._redis.aclose()
-        await self._redis.connection_pool.disconnect()
 
     async def publish(
         self,
@@ -127,7 +121,7 @@ class QueueStore:
             "dedup_window_ms": str(dedup_window_ms),
             "dead_letter_id": dead_letter_id,
         }
-        return list(await self._publish(args=[_plan(plan)]))
+        return list(await self._publish(keys=[ROUTE], args=[_plan(plan)]))
 
     async def fire(self, run: ScheduleRun, publication: Publication) -> list[str]:
         """Store a schedule's turn and return its messages' ids; none if it was changed."""
@@ -139,7 +133,7 @@ class QueueStore:
             "time_ms": str(run.time_ms),
             "error": run.error,
         }
-        was_stored = await self._fire(args=[_plan(plan)])
+        was_stored = await self._fire(keys=[ROUTE], args=[_plan(plan)])
         return [message.message_id for message in publication.messages] if was_stored else []
 
     async def record(
@@ -152,7 +146,7 @@ class QueueStore:
         plan: dict[str, Any] = {"event": _event(view)}
         if key is not None and gate is not None:
             plan["period"] = {"key": key, "record": dump_period(gate)}
-        return bool(await self._record(args=[_plan(plan)]))
+        return bool(await self._record(keys=[ROUTE], args=[_plan(plan)]))
 
     async def settle(self, settlement: Settlement) -> bool:
         """Store an outcome; False, and nothing stored, if the message is no longer pending."""
@@ -167,15 +161,15 @@ class QueueStore:
             "schedule_id": settlement.message.schedule_id,
             "schedule_state": "SUCCESS" if settlement.is_delivered else "FAIL",
         }
-        return bool(await self._settle(args=[_plan(plan)]))
+        return bool(await self._settle(keys=[ROUTE], args=[_plan(plan)]))
 
     async def count_pending(self) -> int:
         """Return how many messages wait or are in flight."""
-        return int(await self._redis.zcard("qstash:pending"))
+        return int(await self._redis.zcard("{qstash}:pending"))
 
     async def pending(self) -> list[tuple[str, int]]:
         """Return id and due time in unix ms of every message that isn't finished."""
-        found = await self._redis.zrange("qstash:pending", 0, -1, withscores=True)
+        found = await self._redis.zrange("{qstash}:pending", 0, -1, withscores=True)
         return [(message_id, int(due_ms)) for message_id, due_ms in found]
 
     async def unfinished(self) -> AsyncIterator[Unfinished]:
@@ -202,7 +196,7 @@ class QueueStore:
     async def load_pending(self, message_id: str) -> tuple[Message, int] | None:
         """Return a message that isn't finished and how often it was retried."""
         async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.zscore("qstash:pending", message_id)
+            pipe.zscore("{qstash}:pending", message_id)
             pipe.hmget(_message_key(message_id), ["record", "retried"])
             score, (record, retried) = await pipe.execute()
         if score is None or record is None:
@@ -223,9 +217,9 @@ class QueueStore:
         while True:
             bound = None if after is None else f"({after}"
             if oldest_first:
-                page = await self._redis.xrange("qstash:events", min=bound or "-", count=PAGE)
+                page = await self._redis.xrange("{qstash}:events", min=bound or "-", count=PAGE)
             else:
-                page = await self._redis.xrevrange("qstash:events", max=bound or "+", count=PAGE)
+                page = await self._redis.xrevrange("{qstash}:events", max=bound or "+", count=PAGE)
             for cursor, fields in page:
                 if not only or fields["id"] in only:
                     yield cursor, json.loads(fields["view"])
@@ -235,14 +229,14 @@ class QueueStore:
 
     async def dead_letter(self, dead_letter_id: str) -> DeadLetter | None:
         """Return one dead letter, or None."""
-        record = await self._redis.hget("qstash:dead", dead_letter_id)
+        record = await self._redis.hget("{qstash}:dead", dead_letter_id)
         return None if record is None else _loaded_dead_letter(dead_letter_id, record)
 
     async def dead_letters(
         self, *, after: str | None, oldest_first: bool = False
     ) -> AsyncIterator[DeadLetter]:
         """Yield dead letters, newest first or oldest, from behind the one with the id `after`."""
-        ids = await self._redis.zrange("qstash:dead_index", 0, -1)
+        ids = await self._redis.zrange("{qstash}:dead_index", 0, -1)
         ids.sort(key=_dead_letter_order, reverse=not oldest_first)
         if after is not None:
             # By value, as the dead letter the cursor names may be gone by now.
@@ -251,7 +245,7 @@ class QueueStore:
             ids = [found for found in ids if found != after]
         for start in range(0, len(ids), PAGE):
             page = ids[start : start + PAGE]
-            records = await self._redis.hmget("qstash:dead", page)
+            records = await self._redis.hmget("{qstash}:dead", page)
             for dead_letter_id, record in zip(page, records, strict=True):
                 if record is not None:
                     yield _loaded_dead_letter(dead_letter_id, record)
@@ -259,14 +253,14 @@ class QueueStore:
     async def delete_dead_letter(self, dead_letter_id: str) -> bool:
         """Delete one dead letter; False if there is none."""
         async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hdel("qstash:dead", dead_letter_id)
-            pipe.zrem("qstash:dead_index", dead_letter_id)
+            pipe.hdel("{qstash}:dead", dead_letter_id)
+            pipe.zrem("{qstash}:dead_index", dead_letter_id)
             deleted, _ = await pipe.execute()
         return bool(deleted)
 
     async def load_keys(self, given: SigningKeys) -> SigningKeys:
         """Return the keys a rotation left, if it began with the given ones; else the given."""
-        stored = await self._redis.hgetall("qstash:keys")
+        stored = await self._redis.hgetall("{qstash}:keys")
         if stored.get("derived_from") != _fingerprint(given):
             return given
         return SigningKeys(current=stored["current"], next=stored["next"])
@@ -278,11 +272,49 @@ class QueueStore:
             "current": keys.current,
             "next": keys.next,
         }
-        await self._redis.hset("qstash:keys", mapping=fields)
+        await self._redis.hset("{qstash}:keys", mapping=fields)
+
+
+async def connect(redis_url: str) -> Any:  # noqa: ANN401
+    """Return a client for the server, or for the cluster that it belongs to; fail if none is there.
+
+    Any: redis-py types every reply as text or bytes, while decode_responses makes it text.
+    """
+    options: dict[str, Any] = {"protocol": 2, "decode_responses": True}
+    # More deliveries than connections is normal; they wait for one another's round trip.
+    pool = BlockingConnectionPool.from_url(
+        redis_url, max_connections=CONNECTIONS, timeout=30, **options
+    )
+    client: Any = Redis.from_pool(pool)
+    try:
+        hello = await client.execute_command("HELLO", "2")
+    except ResponseError as exc:
+        if "unknown command" not in str(exc):
+            raise
+        hello = []  # a Redis before 6
+    if "cluster" not in hello:
+        return client
+    await client.aclose()
+    # Its pools do not wait for a free connection but fail.
+    cluster = RedisCluster.from_url(redis_url, max_connections=CLUSTER_CONNECTIONS, **options)
+    for name, read in list(cluster.response_callbacks.items()):
+        cluster.set_response_callback(name, functools.partial(_read_reply, read))
+    return cluster
+
+
+def _read_reply(
+    read: Callable[..., Any],
+    reply: Any,  # noqa: ANN401
+    *,
+    keys: object = None,
+    **options: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401
+    """Leave out `keys`, which redis-py 8.1 hands on in a transaction on a cluster."""
+    return read(reply, **options)
 
 
 def _message_key(message_id: str) -> str:
-    return f"qstash:message:{message_id}"
+    return f"{{qstash}}:message:{message_id}"
 
 
 def _plan(plan: Mapping[str, Any]) -> str:

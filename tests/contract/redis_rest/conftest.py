@@ -19,6 +19,7 @@ from upstash_redis import Redis
 from longtask_kit.keys import new_task_id
 from longtask_kit.local.redis_rest import create_redis_rest_app
 from longtask_kit.local.valkey import ValkeyProcess
+from tests.contract.redis_rest.cluster import Node, run_cluster
 from tests.serving import serve
 
 TOKEN = "local-token"
@@ -70,6 +71,26 @@ def rest_url(redis_url: str) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[list[Node]]:
+    with run_cluster() as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def moving_cluster() -> Iterator[list[Node]]:
+    """A cluster to be moved about and shot at, with a spare node."""
+    with run_cluster(spares=1) as nodes:
+        yield nodes
+
+
+@pytest.fixture(scope="session")
+def cluster_url(cluster: list[Node]) -> Iterator[str]:
+    """The service in front of a cluster; it is told one node."""
+    with serve(create_redis_rest_app(cluster[1].url, token=TOKEN)) as url:
+        yield url
+
+
 @pytest.fixture
 def sdk(rest_url: str) -> Iterator[Redis]:
     """The official client, on an empty database."""
@@ -85,19 +106,23 @@ def http(rest_url: str) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.fixture(params=["local", "hosted"] if HOSTED else ["local"])
+@pytest.fixture(params=["local", "cluster", *(["hosted"] if HOSTED else [])])
 def service(request: pytest.FixtureRequest) -> Service:
-    """The local service, and a hosted database where one is named."""
+    """The local service before a server and before a cluster, and a hosted database if named."""
     if request.param == "hosted":
         assert HOSTED is not None
         return HOSTED
-    return Service(request.getfixturevalue("rest_url"), TOKEN)
+    name = "rest_url" if request.param == "local" else "cluster_url"
+    return Service(request.getfixturevalue(name), TOKEN)
 
 
 @pytest.fixture
 def key(service: Service) -> Iterator[str]:
-    """The beginning of all keys of one test, which are deleted after it: nothing is flushed."""
-    prefix = new_task_id()
+    """The beginning of all keys of one test, which are deleted after it: nothing is flushed.
+
+    The braces put them into one slot, without which a cluster can't do all that a server can.
+    """
+    prefix = f"{{{new_task_id()}}}"
     yield prefix
     with Redis(url=service.url, token=service.token, allow_telemetry=False) as client:
         cursor, first = 0, True
