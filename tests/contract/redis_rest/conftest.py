@@ -5,12 +5,14 @@ if `TEST_UPSTASH_REDIS_REST_URL` and `TEST_UPSTASH_REDIS_REST_TOKEN` name one.
 """
 
 import asyncio
+import json
 import os
 import shutil
+import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -25,6 +27,9 @@ from tests.serving import serve
 TOKEN = "local-token"
 READ_ONLY_TOKEN = "local-read-only-token"
 HEARTBEAT_S = 0.2
+
+
+Run = Callable[[str], Any]
 
 
 class Service(NamedTuple):
@@ -131,3 +136,62 @@ def key(service: Service) -> Iterator[str]:
             cursor, keys = client.scan(cursor, match=f"{prefix}*", count=1000)
             if keys:
                 client.delete(*keys)
+
+
+PACKAGE = "@upstash/redis@^1.39"
+_PRELUDE = """
+import { Redis } from "@upstash/redis";
+const [url, token, key] = process.argv.slice(2);
+const sent = [];  // the path of every request
+const plainFetch = globalThis.fetch;
+globalThis.fetch = (to, options) => {
+  sent.push(new URL(to).pathname);
+  return plainFetch(to, options);
+};
+const redis = new Redis({ url, token, retry: false });
+const failure = async (work) => { try { await work; } catch (error) { return error.message; } };
+const until = async (isMet) => {
+  for (let tries = 0; tries < 500; tries++) {
+    if (await isMet()) return;
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  throw new Error("never happened");
+};
+"""
+
+
+@pytest.fixture(scope="session")
+def node_folder() -> Iterator[Path]:
+    """A folder in which node finds the SDK."""
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        pytest.skip("node and npm are not here: the JavaScript SDK is not tested")
+    with tempfile.TemporaryDirectory(prefix="lt-node-") as name:
+        command = [npm, "install", "--prefix", name, "--no-audit", "--no-fund", PACKAGE]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+        if done.returncode != 0:
+            pytest.skip(f"npm could not install {PACKAGE}: {done.stderr.strip()[-300:]}")
+        yield Path(name)
+
+
+@pytest.fixture
+def run(node_folder: Path, service: Service, key: str) -> Run:
+    """Run JavaScript whose last word is `done(value)`; returns that value."""
+
+    def run_script(script: str) -> Any:  # noqa: ANN401 - any JSON
+        path = node_folder / "test.mjs"
+        done = "const done = (value) => { console.log(JSON.stringify(value)); process.exit(0); };"
+        path.write_text(f"{_PRELUDE}\n{done}\n{script}")
+        node = shutil.which("node") or "node"
+        finished = subprocess.run(
+            [node, str(path), service.url, service.token, key],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env=os.environ | {"UPSTASH_DISABLE_TELEMETRY": "1", "no_proxy": "*"},
+        )
+        assert finished.returncode == 0, finished.stderr
+        return json.loads(finished.stdout)
+
+    return run_script
