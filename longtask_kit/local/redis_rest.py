@@ -20,7 +20,7 @@ from longtask_kit.local.redis_commands import (
     may_have_long_key,
 )
 from longtask_kit.local.redis_engine import Engine
-from longtask_kit.local.redis_feed import Feed
+from longtask_kit.local.redis_feed import Backlog, Feed
 from longtask_kit.local.redis_resp import Failure
 from longtask_kit.local.redis_wire import (
     RefusedError,
@@ -92,6 +92,7 @@ class RedisRest:
         self._sync_tokens = itertools.count(1)
         self._streams: set[asyncio.Task[Any] | None] = set()
         self._frames: dict[bytes, bytes] = {}
+        self._backlog = Backlog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope; anything but http and lifespan is ignored."""
@@ -230,6 +231,7 @@ class RedisRest:
             lambda: Feed(
                 encode_monitored if is_monitor else encode_message,
                 {} if is_monitor else self._frames,
+                self._backlog,
                 heartbeat_s=self._heartbeat_s,
                 on_overflow=cut_off,
             )
