@@ -218,7 +218,14 @@ class _Server(uvicorn.Server):
 async def _serving(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
     """Serve an app on a bound socket for as long as the context is open."""
     config = uvicorn.Config(
-        app, log_level="warning", lifespan="on", ws="none", timeout_graceful_shutdown=1
+        app,
+        log_level="warning",
+        lifespan="on",
+        ws="none",
+        timeout_graceful_shutdown=1,
+        # uvicorn's 5 s are those of httpx: a request that leaves just then meets a closed
+        # connection, and the SDK waits 3 s before it tries again.
+        timeout_keep_alive=60,
     )
     server = _Server(config)
     running = asyncio.create_task(server.serve(sockets=[listener]))

@@ -202,10 +202,12 @@ class Cluster:
             return self._name_of(slot), False
         # A script can answer with any text: never connect to, and log in at, a node of no cluster.
         name = place.decode(errors="replace").rpartition(" ")[2]
+        if slot is None or place.split(b" ")[0] != b"%d" % slot:
+            return None
         if kind == b"ASK":
             return (name, True) if name in await self._member_names() else None
-        if name in self._topology.nodes_cache:
-            await self._topology.move_slot(MovedError(place.decode()))
+        if name in self._topology.nodes_cache and slot in self._topology.slots_cache:
+            await self._topology.move_slot(MovedError(f"{slot} {name}"))
         else:
             await self.discover()
         return self._name_of(slot), False
@@ -242,7 +244,7 @@ class Cluster:
 
 def _is_redirection(reply: Reply) -> bool:
     return type(reply) is Failure and (
-        reply is _UNREACHED or reply.startswith((b"MOVED ", b"ASK ", b"TRYAGAIN"))
+        reply is _UNREACHED or reply.startswith((b"MOVED ", b"ASK ", b"TRYAGAIN "))
     )
 
 

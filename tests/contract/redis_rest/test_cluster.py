@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from redis.crc import key_slot
 from redis.exceptions import RedisError
 from upstash_redis import Redis
 from upstash_redis.errors import UpstashError
@@ -213,9 +214,10 @@ def test_a_text_that_looks_like_a_redirection_leads_nowhere(sdk: Redis, http: ht
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0.2)
         for kind in ("MOVED", "ASK"):
-            text = f"{kind} 1 127.0.0.1:{listener.getsockname()[1]}"
-            script = f"return redis.error_reply('{text}')"
-            assert post(http, "EVAL", script, 1, "key") == {"error": text}
+            for slot in (1, key_slot(b"key"), "nonsense"):
+                text = f"{kind} {slot} 127.0.0.1:{listener.getsockname()[1]}"
+                script = f"return redis.error_reply('{text}')"
+                assert post(http, "EVAL", script, 1, "key") == {"error": text}
         with pytest.raises(TimeoutError):
             listener.accept()
 
