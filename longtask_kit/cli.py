@@ -247,7 +247,7 @@ def up(
     app_port: Annotated[int, typer.Option(help="The webhook app.")] = 8000,
     model_port: Annotated[int, typer.Option(help="The demo model.")] = 8081,
     redis_url: Annotated[
-        str | None, typer.Option(help="A Redis or Valkey to use instead of the embedded one.")
+        str | None, typer.Option(help="A Redis, Valkey or cluster instead of the embedded one.")
     ] = None,
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="Let the queue deliver beyond this machine.")
