@@ -1,9 +1,9 @@
 """`TaskOutput`: the output area of one task, live.
 
 The protocol with `js/src/` is a snapshot and updates. Updates are coalesced: jupyter_server drops
-messages above 1,000 a second, and each costs some 750 bytes, so `pace.py` says when one is sent. Each
-has an epoch (which text) and a seq (which update of it). A front end that sees a hole asks for the
-snapshot, which always is whole; a second view and a reloaded page get it by themselves.
+messages above 1,000 a second, and each costs some 750 bytes, so `pace.py` says when one is sent.
+Each has an epoch (which text) and a seq (which update of it). A front end that sees a hole asks for
+the snapshot, which always is whole; a second view and a reloaded page get it by themselves.
 """
 
 from __future__ import annotations
