@@ -102,7 +102,9 @@ class TaskOutput(anywidget.AnyWidget):
 
     def show(self, **meta: object) -> None:
         """Change what stands around the text; the keys are those of `meta` in `js/src/`."""
-        self._send_update("", meta)
+        with self._lock:
+            changed = {name: value for name, value in meta.items() if self._meta.get(name) != value}
+            self._send_update("", changed)
 
     def cancel(self) -> None:
         """Ask the task to end; returns at once."""

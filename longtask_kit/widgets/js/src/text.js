@@ -3,7 +3,7 @@
 import { advanceReveal, createReveal, cutText } from "./reveal.js";
 
 const CHUNK = 4000; // characters a text element holds
-const LOOK_MS = 250; // between two looks for finished blocks
+const LOOK_MS = 100; // between two looks for finished blocks; longer where a look takes long
 const AT_ONCE = 10; // blocks a draw, and
 const HTML_AT_ONCE = 3000; // characters of them, so that a long answer does not block the page
 const TAIL_CHUNK = 1000; // characters from which a line's end closes a chunk of the tail
@@ -121,11 +121,13 @@ export function createTextView(parts, load, make) {
     if (!isOver && (now < drawn.lookAt || end <= drawn.lookedTo)) return;
     if (isOver && !drawn.isChecked) checkLinks(whole);
     const from = drawn.tailFrom;
+    const began = performance.now();
     const blocks = library.renderBlocks(whole.slice(from, end), drawn.links);
+    const restMs = Math.max(LOOK_MS, 20 * (performance.now() - began));
     const ready = isOver ? blocks : blocks.slice(0, -1);
     drawn.queue = ready.map(({ html, next }) => ({ html, to: from + next }));
     if (isOver) drawn.queue.push({ html: "", to: end }); // blank lines, links that were defined
-    Object.assign(drawn, { lookedTo: end, lookAt: now + LOOK_MS, isDone: isOver });
+    Object.assign(drawn, { lookedTo: end, lookAt: now + restMs, isDone: isOver });
   }
 
   function drawBlocks() {
