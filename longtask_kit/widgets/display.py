@@ -35,7 +35,8 @@ def display_task(task: Task) -> None:
         return
     from longtask_kit.widgets.output import TaskOutput
 
-    if (output := _live.get(task)) is None:
+    output = _live.get(task)
+    if output is None or not output.is_watching:
         # Several cells that show a task are views of one output: its text is sent once.
         output = _live[task] = TaskOutput(task)
     handle: DisplayHandle = display(output, display_id=True)  # type: ignore[no-untyped-call]

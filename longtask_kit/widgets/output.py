@@ -72,6 +72,11 @@ class TaskOutput(anywidget.AnyWidget):
         tokens = f", {self._meta['tokens']} tokens" if self._meta.get("tokens") else ""
         return f"TaskOutput({self.status}{tokens})"
 
+    @property
+    def is_watching(self) -> bool:
+        """Whether it follows its task: not before one, after its end, or when told to stop."""
+        return bool(self._meta["isWatching"])
+
     # -- what it shows --------------------------------------------------------------------------
 
     def watch(self, task: Task) -> None:

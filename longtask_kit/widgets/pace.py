@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 
 SHORTEST_S = 1 / 30
-_TEXT_BYTES = 2200  # of a fast text in one message: then all bytes are below 1.5x those of the text
+_TEXT_BYTES = 2400  # of a fast text in one message: then all bytes are below 1.5x those of the text
 _LIVELY_RATE = 1400  # bytes a second; a gap grows with the square of the rate until there
 _MESSAGES_PER_S = 40  # of all outputs together; ends and what else a cell shows come on top
 _SMOOTHING = 0.5

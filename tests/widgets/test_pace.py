@@ -23,10 +23,10 @@ from tests.kernel_wire import (
         (0, 1, 1 / 30),
         (250, 1, 1 / 30),  # 50 tokens a second are shown as they come
         (700, 1, 0.25),
-        (2200, 1, 1.0),
-        (220_000, 1, 1 / 30),  # a message is worth its cost at any gap
+        (2400, 1, 1.0),
+        (240_000, 1, 1 / 30),  # a message is worth its cost at any gap
         (250, 4, 0.1),
-        (2200, 4, 1.0),
+        (2400, 4, 1.0),
     ],
 )
 def test_a_gap_is_short_for_slow_text_and_long_for_fast(
