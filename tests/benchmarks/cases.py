@@ -15,6 +15,7 @@ from tests.benchmarks.measure import Row, percentile, time_s
 from tests.benchmarks.queue_case import measure_queue
 from tests.benchmarks.redis_case import measure_redis
 from tests.benchmarks.side_by_side import measure_side_by_side
+from tests.benchmarks.widget_case import measure_widget
 from tests.benchmarks.workbench import Answer, ask_model, ask_task, check_same_text
 
 if TYPE_CHECKING:
@@ -250,6 +251,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "side-by-side": measure_side_by_side,
     "queue": measure_queue,
     "redis": measure_redis,
+    "widget": measure_widget,
 }
 # Only when named: it fetches a model of 95 MB and needs the llm extra.
 ON_DEMAND: Mapping[str, Benchmark] = {"llm": measure_llm}

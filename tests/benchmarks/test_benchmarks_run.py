@@ -22,6 +22,7 @@ def test_every_benchmark_yields_rows_whatever_the_machine_is_busy_with() -> None
         "first-token",
         "queue",
         "redis",
+        "widget",
     }
     assert report["machine"]["cores"] >= 1
 
