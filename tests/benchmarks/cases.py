@@ -14,7 +14,7 @@ from longtask_kit.local.gguf import SMOLLM2_NAME, install_pinned
 from tests.benchmarks.measure import Row, percentile, time_s
 from tests.benchmarks.queue_case import measure_queue
 from tests.benchmarks.redis_case import measure_redis
-from tests.benchmarks.side_by_side import measure_side_by_side
+from tests.benchmarks.side_by_side import measure_far_redis, measure_side_by_side
 from tests.benchmarks.workbench import Answer, ask_model, ask_task, check_same_text
 
 if TYPE_CHECKING:
@@ -248,6 +248,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "log-size": measure_log_size,
     "flushes": measure_flushes,
     "side-by-side": measure_side_by_side,
+    "far-redis": measure_far_redis,
     "queue": measure_queue,
     "redis": measure_redis,
 }
