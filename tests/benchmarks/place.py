@@ -126,10 +126,10 @@ def _ending(process: _Process) -> Iterator[_Process]:
 
 def read_cpu_s(pids: Iterable[int]) -> float:
     """Return the CPU seconds of this process, of those named, and of their children."""
-    total = _read_process_cpu_s(os.getpid())
+    total = read_process_cpu_s(os.getpid())
     for pid in pids:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        total += sum(map(_read_process_cpu_s, [pid, *map(int, children)]))
+        total += sum(map(read_process_cpu_s, [pid, *map(int, children)]))
     return total
 
 
@@ -140,6 +140,7 @@ def read_memory_bytes(pid: int) -> int:
     return sum(int(line.split()[1]) for line in private) * 1024
 
 
-def _read_process_cpu_s(pid: int) -> float:
+def read_process_cpu_s(pid: int) -> float:
+    """Return the CPU seconds of one process."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) * _TICK_S

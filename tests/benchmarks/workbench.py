@@ -14,7 +14,7 @@ import httpx
 from upstash_redis import Redis
 
 from longtask_kit import LocalStack, connect
-from longtask_kit.keys import log_key
+from longtask_kit.keys import log_key, task_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -166,12 +166,18 @@ class Workbench:
 
     def measure_log(self, task_id: str) -> tuple[int, int]:
         """Return a log's size in Redis, in bytes of memory, and its number of entries."""
-        key = log_key(task_id)
-        size_bytes = self._redis.execute(["MEMORY", "USAGE", key, "SAMPLES", "0"])
-        entries = self._redis.execute(["XLEN", key])
-        assert isinstance(size_bytes, int)
+        entries = self._redis.execute(["XLEN", log_key(task_id)])
         assert isinstance(entries, int)
-        return size_bytes, entries
+        return self._measure_key(log_key(task_id)), entries
+
+    def measure_task(self, task_id: str) -> int:
+        """Return the bytes of memory that a task's record and log take in Redis."""
+        return self._measure_key(task_key(task_id)) + self._measure_key(log_key(task_id))
+
+    def _measure_key(self, key: str) -> int:
+        size_bytes = self._redis.execute(["MEMORY", "USAGE", key, "SAMPLES", "0"])
+        assert isinstance(size_bytes, int)
+        return size_bytes
 
 
 def ask_task(kit: Kit, prompt: str, *, model: str, max_tokens: int = 1000) -> Answer:

@@ -1,6 +1,7 @@
 """What `longtask bench` makes of what it saw."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -83,5 +84,5 @@ def test_commands_are_the_readers_as_counted_and_the_apps_by_what_it_stored() ->
         ({"delay_p50_ms": 140.0}, "the way from Redis (140 ms)"),
     ],
 )
-def test_the_sentence_names_what_is_waited_for(change: dict[str, float], said: str) -> None:
+def test_the_sentence_names_what_is_waited_for(change: dict[str, Any], said: str) -> None:
     assert said in describe_limit(replace(report_on(make_times()), **change))
