@@ -149,11 +149,13 @@ async def _run_load(
             if name not in counts:
                 counts[name] = await _find_count(bench, place, load, one)
             try:
-                results[name].append(await _run(place, load, one, counts[name]))
+                figures = await _run(place, load, one, counts[name])
             except _LostTextError as exc:
                 if name == KIT:
                     raise
                 bench.skip(f"{name}, {load}", str(exc))
+            else:
+                results[name].append(figures)
     return results
 
 
@@ -164,7 +166,9 @@ async def _find_count(bench: Workbench, place: Place, load: Load, one: Contestan
     while not bench.is_quick and count < most:
         try:
             seconds = max(0.01, (await _run(place, load, one, count)).seconds)
-        except _LostTextError:  # the measured runs will say why, if it wasn't just too short
+        except _LostTextError:  # too short for its reader to join, or the measured runs tell
+            if load.rate:
+                return most
             seconds = 0.01
         wanted = max(5, round(count * bench.seconds / seconds))
         if seconds > bench.seconds / 4:
