@@ -120,7 +120,7 @@ def measure_followers(bench: Workbench) -> list[Row]:
             what=what,
             unit=unit,
             values=values,
-            aim=None if bench.is_quick else aim,
+            aim=aim,
             note=note,
         )
 

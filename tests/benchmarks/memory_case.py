@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from longtask_kit import connect
@@ -50,8 +49,6 @@ def measure_memory(bench: Workbench) -> list[Row]:
         rows += _measure_app(place, ids, idle_s, runs=bench.runs)
         rows += _measure_tasks(bench, ids)
         rows += _measure_logs(bench, place)
-    if bench.is_quick:
-        rows = [replace(row, aim=None) for row in rows]
     return rows
 
 

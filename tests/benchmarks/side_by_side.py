@@ -111,7 +111,7 @@ def measure_far_redis(bench: Workbench) -> list[Row]:
                         what=f"{load}: {KIT}, {what}",
                         unit="x",
                         values=values,
-                        aim=None if bench.is_quick else limit,
+                        aim=limit,
                         is_floor=is_floor,
                     )
                 )
