@@ -22,6 +22,7 @@ from tests.benchmarks.load import COLUMNS, Figures, Load, Reading
 from tests.benchmarks.measure import Row
 from tests.benchmarks.place import move_away, open_place, read_cpu_s
 from tests.benchmarks.readers import CONTESTANTS, ROUND_TRIP_MS, UnavailableError
+from tests.benchmarks.stamped_model import read_clock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -161,17 +162,22 @@ async def _run_load(
 
 async def _find_count(bench: Workbench, place: Place, load: Load, one: Contestant) -> int:
     """Return how many tokens a task takes to last as long as a run should; warms everything up."""
-    most = round(load.rate * bench.seconds) if load.rate else _MOST_TOKENS // load.tasks
+    most = _MOST_TOKENS // load.tasks
     count = 5 if load.rate else 100
     while not bench.is_quick and count < most:
         try:
-            seconds = max(0.01, (await _run(place, load, one, count)).seconds)
+            run = await _run(place, load, one, count)
         except _LostTextError:  # too short for its reader to join, or the measured runs tell
             if load.rate:
-                return most
-            seconds = 0.01
-        wanted = max(5, round(count * bench.seconds / seconds))
-        if seconds > bench.seconds / 4:
+                return round(load.rate * bench.seconds)
+            count *= 5
+            continue
+        # Twice the start-up on top, which the steady part leaves out.
+        wanted_s = bench.seconds + 2 * run.start_s
+        wanted = max(5, round(count * wanted_s / max(0.01, run.seconds)))
+        if load.rate:
+            wanted = min(wanted, round(load.rate * wanted_s))
+        if run.seconds > bench.seconds / 4 or wanted <= count:
             return min(wanted, most)
         count = min(wanted, count * 5, most)
     return count
@@ -187,8 +193,8 @@ async def _run(place: Place, load: Load, one: Contestant, count: int) -> Figures
         await one.read(prompt, model, reading)
         return reading
 
-    pids = place.pids | one.pids
-    busy_s = read_cpu_s(pids)
+    used: list[tuple[int, float]] = []
+    watching = asyncio.create_task(_watch_cpu(place.pids | one.pids, used))
     try:
         async with asyncio.timeout(_SLACK_S):
             readings = await asyncio.gather(*map(read, prompts))
@@ -196,13 +202,21 @@ async def _run(place: Place, load: Load, one: Contestant, count: int) -> Figures
         raise _LostTextError(f"not at the end after {_SLACK_S:g} s") from None
     except Exception as exc:
         raise _LostTextError(f"{type(exc).__name__}: {exc}") from exc
-    used_s = read_cpu_s(pids) - busy_s
+    finally:
+        watching.cancel()
     async with httpx.AsyncClient(trust_env=False) as client:
         sent = (await client.get(f"{place.model_url}/sent")).json()
     wrong = sum(r.digest != sent[p] for p, r in zip(prompts, readings, strict=True))
     if wrong:
         raise _LostTextError(f"{wrong} of {load.tasks} texts were not what the model sent")
-    return Figures.of(readings, used_s)
+    return Figures.of(readings, used)
+
+
+async def _watch_cpu(pids: frozenset[int], used: list[tuple[int, float]]) -> None:
+    """Note the CPU seconds of all processes at the time on the clock, again and again."""
+    while True:
+        used.append((read_clock(), read_cpu_s(pids)))
+        await asyncio.sleep(0.1)
 
 
 def _make_rows(benchmark: str, load: Load, results: Results) -> list[Row]:

@@ -65,14 +65,31 @@ def test_a_token_that_comes_in_two_pieces_arrives_with_its_last_one() -> None:
     assert reading.list_arrivals() == [(1100, 1.0), (1300, 3.0)]
 
 
-def test_start_up_counts_neither_for_the_rate_nor_for_the_delay() -> None:
+def make_reading(first: int, *, count: int) -> Reading:
+    """Asked for at 0, a token every 10 ms from `first` on, 2 ms under way; the first one late."""
     reading = Reading(asked=0)
-    reading.pieces = [(50_000, make_token(0))]  # half a second for the first
-    reading.pieces += [(60_000 + 1000 * n, make_token(60_000 + 1000 * n - 200)) for n in range(19)]
+    times = [first + 1000 * number for number in range(count)]
+    reading.pieces = [(now, make_token(now - 200)) for now in times]
+    reading.pieces[0] = (first, make_token(0))
+    return reading
 
-    figures = Figures.of([reading], cpu_s=0.02)
 
-    assert figures.rate == pytest.approx(100)
+def test_start_up_counts_neither_for_the_rate_nor_for_the_delay_nor_for_cpu() -> None:
+    readings = [make_reading(20_000, count=300), make_reading(50_000, count=300)]
+    used = [(0, 0.0), (100_000, 5.0), (400_000, 5.3)]  # busy until both run, then 0.1 of a core
+
+    figures = Figures.of(readings, used)
+
+    assert figures.rate == pytest.approx(200, rel=0.01)
     assert figures.delay_p50 == figures.delay_p99 == 2.0
-    assert figures.first_p50 == 500
-    assert figures.cpu_us == pytest.approx(1000)
+    assert (figures.first_p50, figures.first_p99) == (200, 500)
+    assert figures.cpu_us == pytest.approx(500, rel=0.01)
+    assert figures.start_s == 0.5
+
+
+def test_tasks_that_take_turns_are_measured_in_the_middle_of_all_tokens() -> None:
+    readings = [make_reading(10_000, count=10), make_reading(50_000, count=10)]
+
+    figures = Figures.of(readings, [(0, 0.0), (100_000, 1.0)])
+
+    assert 20 < figures.rate < 40  # 16 tokens, with the gap between the two
