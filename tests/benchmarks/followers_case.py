@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _FOLLOWERS = 200
 _RATE = 50
+_PATIENCE_S = 30.0
 _CONTENT = re.compile(rb'"type":"content","data":"(\w+)"')
 
 
@@ -74,13 +75,13 @@ class SseReader(asyncio.Protocol):
 
 
 async def open_readers(url: str, task_ids: list[str]) -> list[SseReader]:
-    """Connect a reader to each task; returns when all have its first event."""
+    """Connect a reader to each task; returns when all have its first event, or after 30 s."""
     loop = asyncio.get_running_loop()
     host, port = str(urlsplit(url).hostname), urlsplit(url).port or 80
     readers = [SseReader(url, task_id) for task_id in task_ids]
     for reader in readers:
         await loop.create_connection(lambda: reader, host, port)  # noqa: B023 - at once
-    await asyncio.gather(*(reader.replayed for reader in readers))
+    await asyncio.wait([reader.replayed for reader in readers], timeout=_PATIENCE_S)
     return readers
 
 
