@@ -95,6 +95,7 @@ def measure_followers(bench: Workbench) -> list[Row]:
     with open_place(bench.stack) as place, serve_app(place) as (settings, pid):
         for _ in range(bench.runs):
             with connect(settings=settings, quiet=True) as kit:
+                kit.submit("warm up", model="0x10").result(30)  # what the app loads late
                 count = _RATE if bench.is_quick else round(_RATE * (bench.seconds + 2))
                 task = kit.submit("followers", model=f"{_RATE}x{count}")
                 wait_until(lambda: task.status == "running")  # noqa: B023 - at once
