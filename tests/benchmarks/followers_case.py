@@ -10,17 +10,22 @@ from urllib.parse import urlsplit
 import httpx
 
 from longtask_kit import connect
+from longtask_kit.keys import new_task_id
+from longtask_kit.queue import Queue
+from longtask_kit.store import Store
+from longtask_kit.submit import TaskSpec
 from tests.benchmarks.load import Reading
 from tests.benchmarks.measure import Row, percentile
 from tests.benchmarks.place import open_place, read_process_cpu_s, serve_app
 from tests.benchmarks.stamped_model import read_clock
-from tests.wait import wait_until
 
 if TYPE_CHECKING:
+    from longtask_kit import Settings
     from tests.benchmarks.workbench import Workbench
 
 _FOLLOWERS = 200
 _RATE = 50
+_PROMPT = "followers"
 _PATIENCE_S = 30.0
 _CONTENT = re.compile(rb'"type":"content","data":"(\w+)"')
 
@@ -30,7 +35,8 @@ class SseReader(asyncio.Protocol):
 
     Attributes:
         pieces: What came, and when.
-        replayed: Done once the task's first event was here.
+        joined: Done once the task's first event was here.
+        started: Done once an attempt began.
         ended: Done once the connection is closed.
     """
 
@@ -39,7 +45,8 @@ class SseReader(asyncio.Protocol):
         self._task_id = task_id
         self.pieces: list[tuple[int, bytes]] = []
         loop = asyncio.get_running_loop()
-        self.replayed, self.ended = loop.create_future(), loop.create_future()
+        self.joined, self.started = loop.create_future(), loop.create_future()
+        self.ended = loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the request."""
@@ -56,8 +63,10 @@ class SseReader(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Keep what came, and when."""
         self.pieces.append((read_clock(), data))
-        if not self.replayed.done() and b"pending" in data:
-            self.replayed.set_result(None)
+        if not self.joined.done() and b'"pending"' in data:
+            self.joined.set_result(None)
+        if not self.started.done() and b'"start"' in data:
+            self.started.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Say that it is over."""
@@ -81,7 +90,7 @@ async def open_readers(url: str, task_ids: list[str]) -> list[SseReader]:
     readers = [SseReader(url, task_id) for task_id in task_ids]
     for reader in readers:
         await loop.create_connection(lambda: reader, host, port)  # noqa: B023 - at once
-    await asyncio.wait([reader.replayed for reader in readers], timeout=_PATIENCE_S)
+    await asyncio.wait([reader.joined for reader in readers], timeout=_PATIENCE_S)
     return readers
 
 
@@ -92,23 +101,17 @@ def measure_followers(bench: Workbench) -> list[Row]:
     app runs the task meanwhile, which is counted, too. The readers share the machine's cores.
     """
     cost, p50, p99 = [], [], []
+    count = round(_RATE * bench.scaled(4, 1) * bench.seconds / 3)
     with open_place(bench.stack) as place, serve_app(place) as (settings, pid):
+        with connect(settings=settings, quiet=True) as kit:
+            kit.submit("warm up", model="0x10").result(30)  # what the app loads late
         for _ in range(bench.runs):
-            with connect(settings=settings, quiet=True) as kit:
-                kit.submit("warm up", model="0x10").result(30)  # what the app loads late
-                count = _RATE if bench.is_quick else round(_RATE * (bench.seconds + 2))
-                task = kit.submit("followers", model=f"{_RATE}x{count}")
-                wait_until(lambda: task.status == "running")  # noqa: B023 - at once
-                seen = asyncio.run(
-                    _follow(str(settings.base_url), task.id, pid, bench.scaled(_FOLLOWERS, 20))
-                )
-                text = task.result()
-            sent = httpx.get(f"{place.model_url}/sent", trust_env=False).json()["followers"]
-            readers, cpu_s, began, ended = seen
+            readers, cpu_s, began, ended = asyncio.run(
+                _follow(settings, f"{_RATE}x{count}", pid, bench.scaled(_FOLLOWERS, 20))
+            )
+            sent = httpx.get(f"{place.model_url}/sent", trust_env=False).json()[_PROMPT]
             readings = [reader.make_reading() for reader in readers]
-            texts = ["".join(text for _, text in reading.pieces) for reading in readings]
-            assert set(texts) == {text}, "a follower missed something"
-            assert {reading.digest for reading in readings} == {sent}
+            assert {reading.digest for reading in readings} == {sent}, "a follower missed some"
             arrivals = [a for reading in readings for a in reading.list_arrivals()]
             delays = [delay for now, delay in arrivals if began <= now <= ended]
             cost.append(cpu_s / len(delays) * 1e6)
@@ -134,10 +137,22 @@ def measure_followers(bench: Workbench) -> list[Row]:
 
 
 async def _follow(
-    url: str, task_id: str, pid: int, count: int
+    settings: Settings, model: str, pid: int, count: int
 ) -> tuple[list[SseReader], float, int, int]:
-    """Follow to the end; returns the server's CPU seconds while all of them did, and that time."""
-    readers = await open_readers(url, [task_id] * count)
+    """Follow a task to its end; returns the server's CPU seconds of its middle, and when that was.
+
+    Everybody listens before the task is queued, so that joining is no part of it.
+    """
+    wire = TaskSpec(prompt=_PROMPT, model=model).to_wire()
+    store, queue, task_id = Store.open(settings), Queue.open(settings), new_task_id()
+    try:
+        await store.create(task_id, wire)
+        readers = await open_readers(str(settings.base_url), [task_id] * count)
+        await queue.publish(task_id, wire)
+    finally:
+        await store.aclose()
+        await queue.aclose()
+    await asyncio.gather(*(reader.started for reader in readers))
     began, cpu_s = read_clock(), read_process_cpu_s(pid)
     await asyncio.wait([r.ended for r in readers], return_when=asyncio.FIRST_COMPLETED)
     ended, used_s = read_clock(), read_process_cpu_s(pid) - cpu_s

@@ -107,7 +107,7 @@ async def _follow_app(url: str, ids: list[str], pid: int, idle_s: float) -> dict
     cpu_share = (read_process_cpu_s(pid) - busy_s) / idle_s
     for reader in readers:
         reader.close()
-    followed = sum(reader.replayed.done() for reader in readers)
+    followed = sum(reader.joined.done() for reader in readers)
     return {"before": before, "after": after, "followed": followed, "cpu_share": cpu_share}
 
 
