@@ -34,7 +34,7 @@ def main(
     only: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="This benchmark; may be repeated.")
     ] = None,
-    runs: Annotated[int, typer.Option(min=1, help="Times each is measured.")] = 5,
+    runs: Annotated[int, typer.Option(min=1, help="Times each is measured.")] = 3,
     seconds: Annotated[
         float, typer.Option(min=0.1, help="Of each run of side-by-side and far-redis.")
     ] = 3.0,

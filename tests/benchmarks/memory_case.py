@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 _FOLLOWERS = 1000
 _IDLE_S = 4.0
 _ANSWER = 10_000  # tokens
-_PACED = (
-    400  # a second: slow enough that each token is an entry, as at 50, in an eighth of the time
-)
+# A second: slow enough that a token is an entry, as at 50, in a quarter of the time.
+_PACED = 200
 _LOG_AIM = 3.0
 _MEMORY_AIM_MB = 150
 
