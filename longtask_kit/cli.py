@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
+from longtask_kit.bench_cli import BENCH_HELP, bench
 from longtask_kit.errors import LongTaskError
 from longtask_kit.model_cli import describe_place, model_app
 from longtask_kit.queue_cli import queue_app
@@ -68,6 +69,7 @@ app = typer.Typer(
 )
 app.add_typer(queue_app, name="queue")
 app.add_typer(model_app, name="model")
+app.command(help=BENCH_HELP)(bench)
 
 _JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 _DataOption = Annotated[
