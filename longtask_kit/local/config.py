@@ -35,7 +35,7 @@ class StackConfig:
         tokens_per_s: Speed of the demo model.
         idle_exit_s: The stack ends after so long without a request or a task under way; None never.
         allow_remote: Let the queue deliver beyond this machine.
-        redis_url: A Redis or Valkey to use instead of the embedded one.
+        redis_url: A Redis or Valkey, or a cluster, to use instead of the embedded one.
         rewrites: Destinations that local ones stand in for, as `https://example.com=http://…`.
         dev_keys: Use the token and signing keys that everybody knows from QStash's development
             server, so that its JavaScript SDK in development mode takes the queue for it.
@@ -142,7 +142,10 @@ def _is_redis_url(value: object) -> bool:
         port = url.port
     except ValueError:  # the port is no number, or the host no address
         return False
-    is_whole = bool(url.path if url.scheme == "unix" else url.hostname)
+    if url.scheme == "unix":
+        is_whole = bool(url.path)
+    else:  # redis-py takes a database that is no number for 0
+        is_whole = bool(url.hostname) and (url.path[1:] or "0").isdecimal()
     return is_whole and port != 0 and url.scheme in ("redis", "rediss", "unix")
 
 

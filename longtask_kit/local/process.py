@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _IDLE_CHECK_S = 5.0
-_ANSWER_S = 5.0
 
 
 class Activity:
@@ -144,7 +143,9 @@ async def _start_redis(
 ) -> tuple[str, asyncio.Future[None]]:
     """Return where the data are, and what fails when the server that has them dies."""
     if config.redis_url is not None:
-        await _check_redis(config.redis_url)
+        from longtask_kit.local.redis_check import check_redis
+
+        await check_redis(config.redis_url)
         return config.redis_url, asyncio.get_running_loop().create_future()
     valkey = ValkeyProcess(data_dir=config.data_dir / "valkey", socket_path=files.socket)
     (config.data_dir / "valkey").mkdir(exist_ok=True, mode=0o700)
@@ -153,21 +154,6 @@ async def _start_redis(
     watching = asyncio.create_task(_watch(valkey))
     stack.callback(watching.cancel)
     return valkey.url, watching
-
-
-async def _check_redis(url: str) -> None:
-    """Ask a server that is not ours whether it is there."""
-    from redis.asyncio import Redis
-    from redis.exceptions import RedisError
-
-    try:
-        async with Redis.from_url(url, socket_connect_timeout=_ANSWER_S) as redis:
-            await redis.ping()
-    except (RedisError, OSError, ValueError) as exc:
-        raise LocalStackError(
-            f"No Redis or Valkey answers at redis_url (--redis-url): {str(exc).rstrip('.')}. Start "
-            "it, correct the URL, or leave the option out to use the embedded one."
-        ) from exc
 
 
 async def _watch(valkey: ValkeyProcess) -> None:
@@ -235,7 +221,14 @@ class _Server(uvicorn.Server):
 async def _serving(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
     """Serve an app on a bound socket for as long as the context is open."""
     config = uvicorn.Config(
-        app, log_level="warning", lifespan="on", ws="none", timeout_graceful_shutdown=1
+        app,
+        log_level="warning",
+        lifespan="on",
+        ws="none",
+        timeout_graceful_shutdown=1,
+        # uvicorn's 5 s are those of httpx: a request that leaves just then meets a closed
+        # connection, and the SDK waits 3 s before it tries again.
+        timeout_keep_alive=60,
     )
     server = _Server(config)
     running = asyncio.create_task(server.serve(sockets=[listener]))

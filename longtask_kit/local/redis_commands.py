@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
 
     from longtask_kit.local.redis_resp import Command, Reply
 
@@ -60,12 +60,18 @@ class CommandFacts:
         first: Index of the first key, 0 for none.
         last: Index of the last key; negative counts from the end.
         step: From one key to the next.
+        moves_keys: Where the keys are depends on the arguments.
+        request: In a cluster: which nodes are asked, `all_shards` for one.
+        response: In a cluster: how their answers become one, `agg_sum` for one.
     """
 
     reads_only: bool
     first: int
     last: int
     step: int
+    moves_keys: bool = False
+    request: bytes = b""
+    response: bytes = b""
 
 
 def read_facts(rows: Reply) -> dict[bytes, CommandFacts]:
@@ -74,16 +80,35 @@ def read_facts(rows: Reply) -> dict[bytes, CommandFacts]:
     for row in rows if isinstance(rows, list) else ():
         name, _, flags, first, last, step, *rest = row  # type: ignore[misc]
         full = name.upper().replace(b"|", b" ")  # type: ignore[union-attr]
-        facts[full] = CommandFacts(b"readonly" in flags, first, last, step)  # type: ignore[operator,arg-type]
+        tips = _read_tips(rest[1]) if len(rest) > 3 else {}
+        facts[full] = CommandFacts(
+            b"readonly" in flags,  # type: ignore[operator]
+            first,  # type: ignore[arg-type]
+            last,  # type: ignore[arg-type]
+            step,  # type: ignore[arg-type]
+            b"movablekeys" in flags,  # type: ignore[operator]
+            tips.get(b"request_policy", b""),
+            tips.get(b"response_policy", b""),
+        )
         if len(rest) > 3:  # Redis 7 describes the parts of XINFO, OBJECT, … here
             facts |= read_facts(rest[3])
     return facts
 
 
+def _read_tips(tips: Reply) -> dict[bytes, bytes]:
+    pairs = [tip.partition(b":") for tip in tips or () if isinstance(tip, bytes)]  # type: ignore[union-attr]
+    return {name: value for name, _, value in pairs}
+
+
+def find_facts(command: Command, facts: Mapping[bytes, CommandFacts]) -> CommandFacts | None:
+    """Return the facts of a command or of its part, `XINFO STREAM` for one; None if unknown."""
+    return facts.get(b" ".join(command[:2]).upper()) or facts.get(command[0].upper())
+
+
 def find_denial(command: Command, facts: Mapping[bytes, CommandFacts]) -> str | None:
     """Return why the read-only token may not run a command, None when it may."""
     name = command[0].upper()
-    fact = facts.get(b" ".join(command[:2]).upper()) or facts.get(name)
+    fact = find_facts(command, facts)
     if fact is None:
         return None  # unknown to the engine, which says so
     if (fact.reads_only or name in _HARMLESS) and name not in _TOO_POWERFUL:
@@ -94,7 +119,7 @@ def find_denial(command: Command, facts: Mapping[bytes, CommandFacts]) -> str | 
 
 def find_long_key(command: Command, facts: Mapping[bytes, CommandFacts]) -> str | None:
     """Return Upstash's words for a key that is too long, None when none is."""
-    size = max(map(len, _keys_of(command, facts)), default=0)
+    size = max(map(len, keys_of(command, facts)), default=0)
     if size > MAX_KEY_BYTES:
         return f"ERR max key size exceeded. Limit: {MAX_KEY_BYTES} bytes, Actual: {size} bytes"
     return None
@@ -105,11 +130,12 @@ def may_have_long_key(command: Command) -> bool:
     return max(map(len, command)) > MAX_KEY_BYTES
 
 
-def _keys_of(command: Command, facts: Mapping[bytes, CommandFacts]) -> Iterable[bytes]:
+def keys_of(command: Command, facts: Mapping[bytes, CommandFacts]) -> Sequence[bytes]:
+    """Return a command's keys, as far as its form alone tells where they are."""
     if command[0].upper() in _NUMBERED_KEYS:
         count = command[2] if len(command) > 2 else b""
         return command[3 : 3 + int(count)] if count.isdigit() else ()
-    fact = facts.get(b" ".join(command[:2]).upper()) or facts.get(command[0].upper())
+    fact = find_facts(command, facts)
     if fact is None or fact.first <= 0:
         return ()
     stop = fact.last + 1 if fact.last >= 0 else len(command) + fact.last + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from longtask_kit.local.redis_link import RedisProtocol
@@ -16,8 +17,20 @@ if TYPE_CHECKING:
 _KEEPALIVE = b": keepalive\n\n"  # a comment, which no SSE client passes on (section 4.3)
 # Beyond the buffers of the connection itself; Valkey gives up its own slow subscribers at as much.
 _MAX_PENDING_BYTES = 8 * 1024 * 1024
+_MAX_PENDING_BYTES_OF_ALL = 256 * 1024 * 1024
 _MAX_CACHED_BYTES = 4096
 _MAX_CACHE_ITEMS = 64
+
+
+@dataclass(slots=True)
+class Backlog:
+    """What waits for all readers of a service together: ten thousand slow ones are its limit too.
+
+    Attributes:
+        size_bytes: How much that is.
+    """
+
+    size_bytes: int = 0
 
 
 class Feed(RedisProtocol):
@@ -27,6 +40,7 @@ class Feed(RedisProtocol):
         encode: Makes a frame of each reply.
         cache: Frames of bytes that came before, shared by all feeds with this `encode`: to a
             channel's readers Redis sends the same bytes.
+        backlog: Of all feeds of the service.
         heartbeat_s: Longest silence before a comment, in seconds, > 0.
         on_overflow: Called when the reader is so far behind that what waits for it would only
             grow; the feed has ended then.
@@ -36,12 +50,13 @@ class Feed(RedisProtocol):
         self,
         encode: Callable[[Reply], bytes],
         cache: dict[bytes, bytes],
+        backlog: Backlog,
         *,
         heartbeat_s: float,
         on_overflow: Callable[[], object],
     ) -> None:
         self.failure: bytes | None = None
-        self._encode, self._cache = encode, cache
+        self._encode, self._cache, self._backlog = encode, cache, backlog
         self._heartbeat_s = heartbeat_s
         self._on_overflow = on_overflow
         self._parser = ReplyParser()
@@ -66,8 +81,7 @@ class Feed(RedisProtocol):
             finally:
                 self._waiter = None
         frames = b"".join(self._pending)
-        self._pending.clear()
-        self._pending_bytes = 0
+        self._forget_pending()
         return frames
 
     def data_received(self, data: bytes) -> None:
@@ -94,6 +108,7 @@ class Feed(RedisProtocol):
 
     def close(self) -> None:
         """Leave Redis at once, which counts the reader no more."""
+        self._forget_pending()
         self._stop_beating()
         super().close()
 
@@ -119,13 +134,22 @@ class Feed(RedisProtocol):
             return
         self._pending.append(frames)
         self._pending_bytes += len(frames)
+        self._backlog.size_bytes += len(frames)
+        is_too_much = (
+            self._pending_bytes > _MAX_PENDING_BYTES
+            or self._backlog.size_bytes > _MAX_PENDING_BYTES_OF_ALL
+        )
         # One message may be larger than that: it is the ones behind it that tell of a slow reader.
-        if self._pending_bytes > _MAX_PENDING_BYTES and len(self._pending) > 1:
+        if is_too_much and len(self._pending) > 1:
             self._is_ended = True
-            self._pending.clear()
             self.close()
             self._on_overflow()
         self._wake()
+
+    def _forget_pending(self) -> None:
+        self._pending.clear()
+        self._backlog.size_bytes -= self._pending_bytes
+        self._pending_bytes = 0
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -1,18 +1,11 @@
-"""Connections to one Redis: a shared one for commands, one each for whoever waits or listens."""
+"""Connections to one server: a shared one for commands, one each for whoever waits or listens."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
-from redis.asyncio import ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-
-from longtask_kit.local.redis_commands import CommandFacts, read_facts
 from longtask_kit.local.redis_resp import BrokenReplyError, ReplyParser, pack
 
 if TYPE_CHECKING:
@@ -20,17 +13,9 @@ if TYPE_CHECKING:
 
     from longtask_kit.local.redis_resp import Command, Reply
 
-_CONNECT_S = 5.0
 _MAX_IDLE = 16
-# A Redis that vanished without a word is noticed within a minute or so, not in hours.
-_VANISHED_AFTER = {
-    "TCP_KEEPIDLE": 30,
-    "TCP_KEEPINTVL": 10,
-    "TCP_KEEPCNT": 3,
-    "TCP_USER_TIMEOUT": 60_000,
-}
 
-_Protocol = TypeVar("_Protocol", bound="RedisProtocol")
+AnyProtocol = TypeVar("AnyProtocol", bound="RedisProtocol")
 
 
 class RedisProtocol(asyncio.Protocol):
@@ -96,43 +81,33 @@ class Link(RedisProtocol):
         self._waiting.clear()
 
 
-class Engine:
-    """One Redis, Valkey or the like.
+class Server:
+    """One server: a connection that all share, and others for those who may wait or listen.
 
     Args:
-        redis_url: `unix://`, `redis://` or `rediss://`, with redis-py's options in its query.
+        make_connection: Returns a connection of redis-py's that is not open yet.
     """
 
-    def __init__(self, redis_url: str) -> None:
-        options: dict[str, Any] = {
-            "protocol": 2,  # section 3: doubles, maps and booleans in their RESP2 forms
-            "socket_connect_timeout": _CONNECT_S,
-            "socket_timeout": None,  # BLPOP 0 may take for ever
-            "retry": Retry(NoBackoff(), 0),  # a command that was sent must not be sent again
-            "driver_info": None,  # else each connection reads package metadata and names itself
-        }
-        if urlsplit(redis_url).scheme != "unix":
-            options |= {
-                "socket_keepalive": True,
-                "socket_keepalive_options": {
-                    getattr(socket, name): value
-                    for name, value in _VANISHED_AFTER.items()
-                    if hasattr(socket, name)  # not every system has all
-                },
-            }
-        self._pool = ConnectionPool.from_url(redis_url, **options)
+    def __init__(self, make_connection: Callable[[], Any]) -> None:
+        self._make_connection = make_connection
         self._opening = asyncio.Lock()
         self._shared: Link | None = None
         self._idle: list[Link] = []
-        self._facts: dict[bytes, CommandFacts] = {}
 
-    async def open(self, make: Callable[[], _Protocol]) -> _Protocol:
+    async def open(self, make: Callable[[], AnyProtocol]) -> AnyProtocol:
         """Return a new connection that nobody shares; whoever opens it closes it."""
-        connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        connection = self._make_connection()
         await connection.connect()
         protocol = make()
         protocol.adopt(connection)
         return protocol
+
+    async def connect(self) -> Link:
+        """Return the shared connection, opened if need be; nothing has been sent if that fails."""
+        async with self._opening:
+            if self._shared is None or not self._shared.is_open:
+                self._shared = await self.open(Link)
+            return self._shared
 
     async def run(self, commands: Sequence[Command]) -> list[Reply]:
         """Run commands that answer at once, on the connection that all share.
@@ -141,7 +116,7 @@ class Engine:
         """
         link = self._shared
         if link is None or not link.is_open:
-            link = await self._share()
+            link = await self.connect()
         return await link.run(commands)
 
     async def run_apart(self, commands: Sequence[Command]) -> list[Reply]:
@@ -160,20 +135,11 @@ class Engine:
             link.close()
         return replies
 
-    async def facts(self) -> dict[bytes, CommandFacts]:
-        """Return what the engine says of its commands; asked for once."""
-        if not self._facts:
-            [rows] = await self.run([[b"COMMAND"]])
-            self._facts = read_facts(rows)
-        return self._facts
+    async def transact(self, commands: Sequence[Command]) -> list[Reply]:
+        """Run all or nothing; returns what queueing them said and, last, the results."""
+        return await self.run([[b"MULTI"], *commands, [b"EXEC"]])
 
     def close(self) -> None:
         """Close what is not in use by a caller."""
         for link in filter(None, [self._shared, *self._idle]):
             link.close()
-
-    async def _share(self) -> Link:
-        async with self._opening:
-            if self._shared is None or not self._shared.is_open:
-                self._shared = await self.open(Link)
-            return self._shared

@@ -19,8 +19,8 @@ from longtask_kit.local.redis_commands import (
     may_block,
     may_have_long_key,
 )
-from longtask_kit.local.redis_feed import Feed
-from longtask_kit.local.redis_link import Engine
+from longtask_kit.local.redis_engine import Engine
+from longtask_kit.local.redis_feed import Backlog, Feed
 from longtask_kit.local.redis_resp import Failure
 from longtask_kit.local.redis_wire import (
     RefusedError,
@@ -92,6 +92,7 @@ class RedisRest:
         self._sync_tokens = itertools.count(1)
         self._streams: set[asyncio.Task[Any] | None] = set()
         self._frames: dict[bytes, bytes] = {}
+        self._backlog = Backlog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope; anything but http and lifespan is ignored."""
@@ -211,7 +212,7 @@ class RedisRest:
         """Run all or nothing: one refused command discards the rest (section 2.4)."""
         for refusal in filter(None, refusals):
             raise RefusedError(400, refusal)
-        *queued, results = await self._engine.run([[b"MULTI"], *commands, [b"EXEC"]])
+        *queued, results = await self._engine.transact(commands)
         if not isinstance(results, list):
             # EXECABORT says less than the command that caused it.
             failures = [reply for reply in [*queued, results] if isinstance(reply, Failure)]
@@ -230,6 +231,7 @@ class RedisRest:
             lambda: Feed(
                 encode_monitored if is_monitor else encode_message,
                 {} if is_monitor else self._frames,
+                self._backlog,
                 heartbeat_s=self._heartbeat_s,
                 on_overflow=cut_off,
             )

@@ -11,7 +11,7 @@ if entries[1] then
   local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', '1')[1]
   local stored = last and string.match(last[1], '^' .. attempt .. '%-(%d+)$') or '0'
   local seq = string.match(entries[1][1], '%-(%d+)$')
-  if seq and tonumber(seq) > tonumber(stored) + 1 then return {'torn'} end
+  if tonumber(seq) > tonumber(stored) + 1 then return {'torn'} end
 end
 local is_new = true
 for _, entry in ipairs(entries) do is_new = add(entry) end

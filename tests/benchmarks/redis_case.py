@@ -6,6 +6,7 @@ import asyncio
 import functools
 import json
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 _SET = ["SET", "bench:key", "x" * 100]
 _PIPELINE = [["SET", f"bench:{number}", "x" * 100] for number in range(100)]
-_TASK = "task_benchmark00"
+_FIELDS = json.dumps(["status", "running"])
+_RAW = 99  # the caller that is redis-py
 _RATE = 100
 
 
@@ -48,8 +50,9 @@ def measure_redis(bench: Workbench) -> list[Row]:
     socket_url = f"unix://{quote(str(bench.stack._files.socket))}"
     count = bench.scaled(2000, 20)
     with redis.Redis.from_url(socket_url, protocol=2) as raw:
-        append = _prepare_append(raw)
-        rows = [*_measure_rest(bench, url, token, append, count), *_measure_raw(raw, append, count)]
+        appends = _Appends(raw)
+        rows = _measure_rest(bench, url, token, appends, count)
+        rows += _measure_raw(raw, appends, count)
         for readers in (1, 5) if bench.is_quick else (1, 50, 200):
             rows += _measure_fan_out(
                 bench, raw, functools.partial(open_readers, url, token), "", readers
@@ -60,34 +63,71 @@ def measure_redis(bench: Workbench) -> list[Row]:
     return rows
 
 
-def _prepare_append(raw: redis.Redis) -> list[str | int]:
-    """Return the call that appends one delta to a task's log, as the kit makes it."""
-    source, sha = _load_script("append")
-    raw.script_load(source)
-    raw.hset(task_key(_TASK), "attempt", "1")
-    entries = json.dumps([["*", "data", "a delta of a few words"]])
-    fields = json.dumps(["status", "running"])
-    keys = [task_key(_TASK), log_key(_TASK)]
-    return ["EVALSHA", sha, 2, *keys, channel_name(_TASK), 600, 1, 60_000, entries, fields]
+class _Appends:
+    """The call that appends one delta to a task's log, as the kit makes it.
+
+    Each caller has a task of its own, since the entries of a task are numbered.
+    """
+
+    def __init__(self, raw: redis.Redis) -> None:
+        source, self._sha = _load_script("append")
+        raw.script_load(source)
+        self._raw = raw
+        self._seqs: Counter[int] = Counter()
+
+    def next_command(self, caller: int) -> list[str | int]:
+        """Return a caller's next call."""
+        task_id = f"task_benchmark{caller:02}"
+        if caller not in self._seqs:
+            self._raw.hset(task_key(task_id), "attempt", "1")
+        self._seqs[caller] += 1
+        entries = json.dumps([[f"1-{self._seqs[caller]}", "data", "a delta of a few words"]])
+        keys = [task_key(task_id), log_key(task_id)]
+        return [
+            "EVALSHA",
+            self._sha,
+            2,
+            *keys,
+            channel_name(task_id),
+            600,
+            1,
+            60_000,
+            entries,
+            _FIELDS,
+        ]
+
+    def next_body(self, caller: int) -> bytes:
+        """Return it as a request's body."""
+        return json.dumps(self.next_command(caller)).encode()
+
+    def run_raw(self) -> None:
+        """Run one through redis-py."""
+        _, sha, _, *rest = map(str, self.next_command(_RAW))
+        assert self._raw.evalsha(sha, 2, *rest) == [b"ok"]
+
+
+def _same(command: object) -> Callable[[int], bytes]:
+    body = json.dumps(command).encode()
+    return lambda _caller: body
 
 
 def _measure_rest(
-    bench: Workbench, url: str, token: str, append: list[str | int], count: int
+    bench: Workbench, url: str, token: str, appends: _Appends, count: int
 ) -> list[Row]:
     async def run() -> list[Row]:
         connections = [await RestConnection(url, token).open() for _ in range(8)]
         rows = []
-        for what, path, command, number in (
-            ("SET", "/", _SET, count),
-            ("100 SETs in a pipeline", "/pipeline", _PIPELINE, count // 10),
-            ("the kit's append script", "/", append, count),
+        for what, path, make, number in (
+            ("SET", "/", _same(_SET), count),
+            ("100 SETs in a pipeline", "/pipeline", _same(_PIPELINE), count // 10),
+            ("the kit's append script", "/", appends.next_body, count),
         ):
-            await time_posts(connections[:1], path, command, max(number // 10, 1))
+            await time_posts(connections[:1], path, make, max(number // 10, 1))
             alone = [
-                await time_posts(connections[:1], path, command, number) for _ in range(bench.runs)
+                await time_posts(connections[:1], path, make, number) for _ in range(bench.runs)
             ]
             rows += _describe(what, alone, aim_ms=1 if what == "SET" else None)
-            rows.append(await _measure_rate(bench, connections, what, path, command, number // 4))
+            rows.append(await _measure_rate(bench, connections, what, path, make, number // 4))
         for connection in connections:
             connection.close()
         return rows
@@ -100,13 +140,13 @@ async def _measure_rate(
     connections: list[RestConnection],
     what: str,
     path: str,
-    command: object,
+    make: Callable[[int], bytes],
     number: int,
 ) -> Row:
     number, values = max(number, 1), []
     for _ in range(bench.runs):
         begun = time.perf_counter()
-        await time_posts(connections, path, command, number)
+        await time_posts(connections, path, make, number)
         values.append(number * len(connections) / (time.perf_counter() - begun))
     return Row(
         benchmark="redis",
@@ -118,7 +158,7 @@ async def _measure_rate(
     )
 
 
-def _measure_raw(raw: redis.Redis, append: list[str | int], count: int) -> list[Row]:
+def _measure_raw(raw: redis.Redis, appends: _Appends, count: int) -> list[Row]:
     def pipeline() -> None:
         with raw.pipeline(transaction=False) as batch:
             for command in _PIPELINE:
@@ -129,11 +169,7 @@ def _measure_raw(raw: redis.Redis, append: list[str | int], count: int) -> list[
     works: list[tuple[str, Callable[[], object], int]] = [
         ("SET", lambda: raw.set(_SET[1], _SET[2]), count),
         ("100 SETs in a pipeline", pipeline, count // 10),
-        (
-            "the kit's append script",
-            lambda: raw.evalsha(str(append[1]), 2, *map(str, append[3:])),
-            count,
-        ),
+        ("the kit's append script", appends.run_raw, count),
     ]
     for what, work, number in works:
         rows += _describe(f"redis-py: {what}", [[time_s(work) for _ in range(number)]])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import itertools
 import time
 from typing import TYPE_CHECKING, Protocol, Self
 from urllib.parse import urlsplit
@@ -33,21 +33,32 @@ class RestConnection(asyncio.Protocol):
             "Upstash-Encoding: base64\r\nContent-Type: application/json\r\nContent-Length: "
         )
         self._received = bytearray()
+        self._lost: ConnectionError | None = None
 
     async def open(self) -> Self:
         """Connect."""
         loop = asyncio.get_running_loop()
+        self._answer: asyncio.Future[bytes] = loop.create_future()
         host, port = self._address.hostname or "", self._address.port or 80
         self._transport, _ = await loop.create_connection(lambda: self, host, port)
         return self
 
     def close(self) -> None:
         """Disconnect."""
+        self._answer.cancel()
         self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Fail who waits, and who comes later."""
+        self._lost = ConnectionError("the service closed a kept-alive connection")
+        if not self._answer.done():
+            self._answer.set_exception(self._lost)
 
     async def post(self, path: str, body: bytes) -> bytes:
         """Return the body of the answer, which is never chunked."""
-        self._answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        if self._lost is not None:
+            raise self._lost
+        self._answer = asyncio.get_running_loop().create_future()
         head = f"POST {path} HTTP/1.1\r\n{self._head}{len(body)}\r\n\r\n"
         self._transport.write(head.encode() + body)
         return await self._answer
@@ -63,20 +74,27 @@ class RestConnection(asyncio.Protocol):
 
 
 async def time_posts(
-    connections: Sequence[RestConnection], path: str, command: object, count: int
+    connections: Sequence[RestConnection],
+    path: str,
+    make: Callable[[int], bytes],
+    count: int,
 ) -> list[float]:
-    """Post one body `count` times over each connection at once; returns each answer's seconds."""
-    body = json.dumps(command).encode()
+    """Post `count` bodies over each connection at once; returns each answer's seconds.
+
+    `make` returns the next body of the connection whose number it is given.
+    """
     times: list[float] = []
 
-    async def work(connection: RestConnection) -> None:
+    async def work(number: int, connection: RestConnection) -> None:
         for _ in range(count):
+            body = make(number)
             begun = time.perf_counter()
             answer = await connection.post(path, body)
             times.append(time.perf_counter() - begun)
             assert b'"error"' not in answer, answer
+            assert b"dG9ybg==" not in answer, "the script found a hole"  # torn
 
-    await asyncio.gather(*map(work, connections))
+    await asyncio.gather(*itertools.starmap(work, enumerate(connections)))
     return times
 
 
@@ -155,7 +173,7 @@ class RawReader:
 
 async def open_raw(redis_url: str, channel: str, count: int) -> list[RawReader]:
     """Return readers of redis-py that are all acknowledged."""
-    client = redis.asyncio.Redis.from_url(redis_url, protocol=2)
+    client = redis.asyncio.Redis.from_url(redis_url, protocol=2, max_connections=count)
     readers = [RawReader(client, channel) for _ in range(count)]
     for reader in readers:
         await reader.open()

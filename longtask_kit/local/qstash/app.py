@@ -28,7 +28,7 @@ from longtask_kit.local.qstash.plan import UNLIMITED, BurstCounter, Plan
 from longtask_kit.local.qstash.routes import ROUTES
 from longtask_kit.local.qstash.scheduler import Scheduler
 from longtask_kit.local.qstash.signing import SigningKeys
-from longtask_kit.local.qstash.store import QueueStore
+from longtask_kit.local.qstash.store import QueueStore, connect
 
 logger = logging.getLogger(__name__)
 
@@ -163,9 +163,8 @@ async def _lifespan(
 
 @contextlib.asynccontextmanager
 async def _open_store(redis_url: str) -> AsyncIterator[QueueStore]:
-    store = QueueStore(redis_url)
+    store = QueueStore(await connect(redis_url), redis_url)
     try:
-        await store.open()
         yield store
     finally:
         await store.close()

@@ -1,7 +1,7 @@
 """The store's atomic steps, as Lua that Valkey runs; each takes one JSON plan.
 
-All keys begin with `qstash:`; the message keys are built inside the scripts, which is sound as
-the local stack's Valkey is a single server.
+All keys begin with `{qstash}:`, whose braces put them into one slot of a Redis cluster: a script
+may touch them all, though it names only `ROUTE`.
 """
 
 import asyncio
@@ -10,9 +10,10 @@ import hashlib
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from longtask_kit.local.redis_link import Engine
+from longtask_kit.local.redis_engine import Engine
 from longtask_kit.local.redis_resp import Failure, Reply
 
+ROUTE = "{qstash}:pending"
 EVENTS_KEPT = 10_000
 FINISHED_READABLE_MS = 60_000
 QUOTA_SPENT = "quota spent"
@@ -20,16 +21,16 @@ RECONNECT_WAITS_S = (0.01, 0.1, 0.5)
 
 _SHARED = f"""
 local plan = cjson.decode(ARGV[1])
-local function message_key(id) return 'qstash:message:' .. id end
-local function states_key(schedule_id) return 'qstash:schedule_states:' .. schedule_id end
+local function message_key(id) return '{{qstash}}:message:' .. id end
+local function states_key(schedule_id) return '{{qstash}}:schedule_states:' .. schedule_id end
 local function record(event)
-  redis.call('XADD', 'qstash:events', 'MAXLEN', '~', {EVENTS_KEPT}, '*',
+  redis.call('XADD', '{{qstash}}:events', 'MAXLEN', '~', {EVENTS_KEPT}, '*',
     'id', event.id, 'state', event.state, 'view', event.view)
 end
 local function store(message)
   redis.call('HSET', message_key(message.id), 'record', message.record, 'retried', '0')
   if message.ticket then redis.call('HSET', message_key(message.id), 'ticket', message.ticket) end
-  redis.call('ZADD', 'qstash:pending', message.due_ms, message.id)
+  redis.call('ZADD', '{{qstash}}:pending', message.due_ms, message.id)
   record(message.created)
   if message.active then record(message.active) end
 end
@@ -46,16 +47,16 @@ if used and used + #plan.messages > plan.quota.most then return {{'{QUOTA_SPENT}
 """
     + """
 if plan.dead_letter_id and redis.call('EXISTS', message_key(plan.messages[1].id)) == 0 then
-  if redis.call('HDEL', 'qstash:dead', plan.dead_letter_id) == 0 then return {} end
-  redis.call('ZREM', 'qstash:dead_index', plan.dead_letter_id)
+  if redis.call('HDEL', '{qstash}:dead', plan.dead_letter_id) == 0 then return {} end
+  redis.call('ZREM', '{qstash}:dead_index', plan.dead_letter_id)
 end
-for name, queue in pairs(plan.queues) do redis.call('HSETNX', 'qstash:queues', name, queue) end
-for key, flow in pairs(plan.flows) do redis.call('HSET', 'qstash:flows', key, flow) end
+for name, queue in pairs(plan.queues) do redis.call('HSETNX', '{qstash}:queues', name, queue) end
+for key, flow in pairs(plan.flows) do redis.call('HSET', '{qstash}:flows', key, flow) end
 local ids, stored = {}, 0
 for i, message in ipairs(plan.messages) do
   ids[i] = message.id
   if redis.call('EXISTS', message_key(message.id)) == 0 then
-    local key = message.dedup_key and 'qstash:dedup:' .. message.dedup_key
+    local key = message.dedup_key and '{qstash}:dedup:' .. message.dedup_key
     local first = key and redis.call('GET', key)
     if first then
       ids[i] = first
@@ -76,13 +77,13 @@ return ids
 SETTLE = (
     _SHARED
     + f"""
-if not redis.call('ZSCORE', 'qstash:pending', plan.id) then return 0 end
+if not redis.call('ZSCORE', '{{qstash}}:pending', plan.id) then return 0 end
 for _, event in ipairs(plan.events) do record(event) end
 if plan.due_ms then
   redis.call('HSET', message_key(plan.id), 'retried', plan.retried)
-  redis.call('ZADD', 'qstash:pending', plan.due_ms, plan.id)
+  redis.call('ZADD', '{{qstash}}:pending', plan.due_ms, plan.id)
 else
-  redis.call('ZREM', 'qstash:pending', plan.id)
+  redis.call('ZREM', '{{qstash}}:pending', plan.id)
   redis.call('PEXPIRE', message_key(plan.id), {FINISHED_READABLE_MS})
   local states = plan.schedule_id and states_key(plan.schedule_id)
   -- Only the last run's messages are counted there.
@@ -91,8 +92,8 @@ else
   end
 end
 if plan.dead_letter then
-  redis.call('HSET', 'qstash:dead', plan.dead_letter.id, plan.dead_letter.record)
-  redis.call('ZADD', 'qstash:dead_index', plan.dead_letter.time_ms, plan.dead_letter.id)
+  redis.call('HSET', '{{qstash}}:dead', plan.dead_letter.id, plan.dead_letter.record)
+  redis.call('ZADD', '{{qstash}}:dead_index', plan.dead_letter.time_ms, plan.dead_letter.id)
 end
 for _, message in ipairs(plan.messages) do store(message) end
 return 1
@@ -104,10 +105,10 @@ return 1
 RECORD = (
     _SHARED
     + """
-if not redis.call('ZSCORE', 'qstash:pending', plan.event.id) then return 0 end
+if not redis.call('ZSCORE', '{qstash}:pending', plan.event.id) then return 0 end
 record(plan.event)
 if plan.period then
-  redis.call('HSET', 'qstash:flow_periods', plan.period.key, plan.period.record)
+  redis.call('HSET', '{qstash}:flow_periods', plan.period.key, plan.period.record)
 end
 return 1
 """
@@ -118,16 +119,16 @@ return 1
 FIRE = (
     _SHARED
     + """
-local due = redis.call('ZSCORE', 'qstash:schedule_index', plan.id)
+local due = redis.call('ZSCORE', '{qstash}:schedule_index', plan.id)
 if not due or tonumber(due) ~= tonumber(plan.due_ms) then return 0 end
-if redis.call('HGET', 'qstash:schedules', plan.id) ~= plan.record then return 0 end
-redis.call('ZADD', 'qstash:schedule_index', plan.next_ms, plan.id)
-redis.call('HSET', 'qstash:schedule_last', plan.id, plan.time_ms)
-redis.call('HDEL', 'qstash:schedule_errors', plan.id)
-if plan.error then redis.call('HSET', 'qstash:schedule_errors', plan.id, plan.error) end
+if redis.call('HGET', '{qstash}:schedules', plan.id) ~= plan.record then return 0 end
+redis.call('ZADD', '{qstash}:schedule_index', plan.next_ms, plan.id)
+redis.call('HSET', '{qstash}:schedule_last', plan.id, plan.time_ms)
+redis.call('HDEL', '{qstash}:schedule_errors', plan.id)
+if plan.error then redis.call('HSET', '{qstash}:schedule_errors', plan.id, plan.error) end
 redis.call('DEL', states_key(plan.id))
-for name, queue in pairs(plan.queues) do redis.call('HSETNX', 'qstash:queues', name, queue) end
-for key, flow in pairs(plan.flows) do redis.call('HSET', 'qstash:flows', key, flow) end
+for name, queue in pairs(plan.queues) do redis.call('HSETNX', '{qstash}:queues', name, queue) end
+for key, flow in pairs(plan.flows) do redis.call('HSET', '{qstash}:flows', key, flow) end
 for _, message in ipairs(plan.messages) do
   redis.call('HSET', states_key(plan.id), message.id, 'IN_PROGRESS')
   store(message)
@@ -168,7 +169,7 @@ class ScriptRunner:
             raise RedisConnectionError(str(exc)) from exc
 
     async def _run(self, script: str, plan: str) -> Reply:
-        arguments = [b"0", plan.encode()]
+        arguments = [b"1", ROUTE.encode(), plan.encode()]
         [reply] = await self._engine.run([[b"EVALSHA", _DIGESTS[script], *arguments]])
         if isinstance(reply, Failure) and reply.startswith(b"NOSCRIPT"):
             [reply] = await self._engine.run([[b"EVAL", script.encode(), *arguments]])

@@ -1,13 +1,16 @@
-"""Everything the queue must not lose, in Valkey under `qstash:`; no decision is taken here."""
+"""Everything the queue must not lose, in Valkey under `{qstash}:`; no decision is taken here."""
 
 import dataclasses
+import functools
 import hashlib
 import json
-from collections.abc import AsyncIterator, Container, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.cluster import RedisCluster
+from redis.exceptions import ResponseError
 
 from longtask_kit.local.qstash.admission import Ticket, ticket_of
 from longtask_kit.local.qstash.attempt import Attempt
@@ -22,6 +25,7 @@ from longtask_kit.local.qstash.wire import Message, dump_message, load_message
 
 PAGE = 200
 CONNECTIONS = 32
+CLUSTER_CONNECTIONS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,31 +97,21 @@ class Unfinished:
 
 
 class QueueStore:
-    """The queue's records in one Valkey.
+    """The queue's records in one Valkey, or in one slot of a cluster.
 
     Attributes:
         catalog: The records of queues, URL groups, flow control keys and schedules.
     """
 
-    def __init__(self, redis_url: str) -> None:
-        # More deliveries than connections is normal; they wait for one another's round trip.
-        pool = BlockingConnectionPool.from_url(
-            redis_url, protocol=2, decode_responses=True, max_connections=CONNECTIONS, timeout=30
-        )
-        # Any: redis-py types every reply as text or bytes, while decode_responses makes it text.
-        self._redis: Any = Redis(connection_pool=pool)
+    def __init__(self, client: Any, redis_url: str) -> None:  # noqa: ANN401 - see connect()
+        self._redis = client
         self._scripts = ScriptRunner(redis_url)
         self.catalog = Catalog(self._redis)
-
-    async def open(self) -> None:
-        """Fail now, and not at the first publish, if there is no Valkey."""
-        await self._redis.ping()
 
     async def close(self) -> None:
         """Close every connection."""
         self._scripts.close()
         await self._redis.aclose()
-        await self._redis.connection_pool.disconnect()
 
     async def publish(
         self,
@@ -138,7 +132,7 @@ class QueueStore:
         }
         if most_a_day is not None and publication.messages:
             day = day_of(publication.messages[0].created_at_ms)
-            plan["quota"] = {"key": f"qstash:used:{day}", "most": most_a_day}
+            plan["quota"] = {"key": f"{{qstash}}:used:{day}", "most": most_a_day}
         ids: Any = await self._scripts.run(PUBLISH, _plan(plan))
         return [message_id.decode() for message_id in ids]
 
@@ -184,11 +178,11 @@ class QueueStore:
 
     async def count_pending(self) -> int:
         """Return how many messages wait or are in flight."""
-        return int(await self._redis.zcard("qstash:pending"))
+        return int(await self._redis.zcard("{qstash}:pending"))
 
     async def pending(self) -> list[tuple[str, int]]:
         """Return id and due time in unix ms of every message that isn't finished."""
-        found = await self._redis.zrange("qstash:pending", 0, -1, withscores=True)
+        found = await self._redis.zrange("{qstash}:pending", 0, -1, withscores=True)
         return [(message_id, int(due_ms)) for message_id, due_ms in found]
 
     async def unfinished(self) -> AsyncIterator[Unfinished]:
@@ -215,7 +209,7 @@ class QueueStore:
     async def load_pending(self, message_id: str) -> tuple[Message, int] | None:
         """Return a message that isn't finished and how often it was retried."""
         async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.zscore("qstash:pending", message_id)
+            pipe.zscore("{qstash}:pending", message_id)
             pipe.hmget(_message_key(message_id), ["record", "retried"])
             score, (record, retried) = await pipe.execute()
         if score is None or record is None:
@@ -236,9 +230,9 @@ class QueueStore:
         while True:
             bound = None if after is None else f"({after}"
             if oldest_first:
-                page = await self._redis.xrange("qstash:events", min=bound or "-", count=PAGE)
+                page = await self._redis.xrange("{qstash}:events", min=bound or "-", count=PAGE)
             else:
-                page = await self._redis.xrevrange("qstash:events", max=bound or "+", count=PAGE)
+                page = await self._redis.xrevrange("{qstash}:events", max=bound or "+", count=PAGE)
             for cursor, fields in page:
                 if not only or fields["id"] in only:
                     yield cursor, json.loads(fields["view"])
@@ -248,14 +242,14 @@ class QueueStore:
 
     async def dead_letter(self, dead_letter_id: str) -> DeadLetter | None:
         """Return one dead letter, or None."""
-        record = await self._redis.hget("qstash:dead", dead_letter_id)
+        record = await self._redis.hget("{qstash}:dead", dead_letter_id)
         return None if record is None else _loaded_dead_letter(dead_letter_id, record)
 
     async def dead_letters(
         self, *, after: str | None, oldest_first: bool = False
     ) -> AsyncIterator[DeadLetter]:
         """Yield dead letters, newest first or oldest, from behind the one with the id `after`."""
-        ids = await self._redis.zrange("qstash:dead_index", 0, -1)
+        ids = await self._redis.zrange("{qstash}:dead_index", 0, -1)
         ids.sort(key=_dead_letter_order, reverse=not oldest_first)
         if after is not None:
             # By value, as the dead letter the cursor names may be gone by now.
@@ -264,7 +258,7 @@ class QueueStore:
             ids = [found for found in ids if found != after]
         for start in range(0, len(ids), PAGE):
             page = ids[start : start + PAGE]
-            records = await self._redis.hmget("qstash:dead", page)
+            records = await self._redis.hmget("{qstash}:dead", page)
             for dead_letter_id, record in zip(page, records, strict=True):
                 if record is not None:
                     yield _loaded_dead_letter(dead_letter_id, record)
@@ -272,14 +266,14 @@ class QueueStore:
     async def delete_dead_letter(self, dead_letter_id: str) -> bool:
         """Delete one dead letter; False if there is none."""
         async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hdel("qstash:dead", dead_letter_id)
-            pipe.zrem("qstash:dead_index", dead_letter_id)
+            pipe.hdel("{qstash}:dead", dead_letter_id)
+            pipe.zrem("{qstash}:dead_index", dead_letter_id)
             deleted, _ = await pipe.execute()
         return bool(deleted)
 
     async def load_keys(self, given: SigningKeys) -> SigningKeys:
         """Return the keys a rotation left, if it began with the given ones; else the given."""
-        stored = await self._redis.hgetall("qstash:keys")
+        stored = await self._redis.hgetall("{qstash}:keys")
         if stored.get("derived_from") != _fingerprint(given):
             return given
         return SigningKeys(current=stored["current"], next=stored["next"])
@@ -291,11 +285,49 @@ class QueueStore:
             "current": keys.current,
             "next": keys.next,
         }
-        await self._redis.hset("qstash:keys", mapping=fields)
+        await self._redis.hset("{qstash}:keys", mapping=fields)
+
+
+async def connect(redis_url: str) -> Any:  # noqa: ANN401
+    """Return a client for the server, or for the cluster that it belongs to; fail if none is there.
+
+    Any: redis-py types every reply as text or bytes, while decode_responses makes it text.
+    """
+    options: dict[str, Any] = {"protocol": 2, "decode_responses": True}
+    # More deliveries than connections is normal; they wait for one another's round trip.
+    pool = BlockingConnectionPool.from_url(
+        redis_url, max_connections=CONNECTIONS, timeout=30, **options
+    )
+    client: Any = Redis.from_pool(pool)
+    try:
+        hello = await client.execute_command("HELLO", "2")
+    except ResponseError as exc:
+        if "unknown command" not in str(exc):
+            raise
+        hello = []  # a Redis before 6
+    if "cluster" not in hello:
+        return client
+    await client.aclose()
+    # Its pools do not wait for a free connection but fail.
+    cluster = RedisCluster.from_url(redis_url, max_connections=CLUSTER_CONNECTIONS, **options)
+    for name, read in list(cluster.response_callbacks.items()):
+        cluster.set_response_callback(name, functools.partial(_read_reply, read))
+    return cluster
+
+
+def _read_reply(
+    read: Callable[..., Any],
+    reply: Any,  # noqa: ANN401
+    *,
+    keys: object = None,
+    **options: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401
+    """Leave out `keys`, which redis-py 8.1 hands on in a transaction on a cluster."""
+    return read(reply, **options)
 
 
 def _message_key(message_id: str) -> str:
-    return f"qstash:message:{message_id}"
+    return f"{{qstash}}:message:{message_id}"
 
 
 def _plan(plan: Mapping[str, Any]) -> str:

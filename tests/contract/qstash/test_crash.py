@@ -117,7 +117,7 @@ def test_every_accepted_message_is_delivered_with_its_id_and_count_whatever_is_k
 def _count_pending(environment: dict[str, str]) -> int:
     answer = httpx.post(
         environment["UPSTASH_REDIS_REST_URL"],
-        json=["ZCARD", "qstash:pending"],
+        json=["ZCARD", "{qstash}:pending"],
         headers={"Authorization": f"Bearer {environment['UPSTASH_REDIS_REST_TOKEN']}"},
         trust_env=False,
     )

@@ -89,7 +89,7 @@ def test_the_javascript_sdk_in_development_mode_adopts_the_queue(
             node_folder, "dev.mjs", TARGET="http://127.0.0.1:9/", QSTASH_DEV_PORT=str(port)
         )
         sent = json.loads(said.strip().splitlines()[-1])
-        assert qstash_flush.zscore("qstash:pending", sent["messageId"]) is not None
+        assert qstash_flush.zscore("{qstash}:pending", sent["messageId"]) is not None
 
 
 def test_the_javascript_sdk_tells_the_limits_of_a_plan_apart(

@@ -163,9 +163,9 @@ def test_the_queue_counts_what_is_not_finished_and_sleeps_when_idle(
     publish(sdk, destination.script("/held", Answer(gate=gate)))
     publish(sdk, destination.url + "/later", delay="1h")
     wait_until(lambda: destination.at("/held"))
-    assert qstash_flush.zcard("qstash:pending") == 2
+    assert qstash_flush.zcard("{qstash}:pending") == 2
     gate.set()
-    wait_until(lambda: qstash_flush.zcard("qstash:pending") == 1)
+    wait_until(lambda: qstash_flush.zcard("{qstash}:pending") == 1)
     queue = qstash_server[0].state.queue
     before = _commands(qstash_flush)
     assert queue._idle_s() > 3000
@@ -234,7 +234,7 @@ def test_a_message_that_is_cancelled_while_it_starts_is_either_delivered_or_canc
 def test_an_unexpected_failure_answers_json_500(
     http: httpx.Client, destination: Destination, qstash_flush: redis.Redis
 ) -> None:
-    qstash_flush.hset("qstash:message:msg_broken", "record", "{}")
+    qstash_flush.hset("{qstash}:message:msg_broken", "record", "{}")
     answer = http.get("/v2/messages/msg_broken")
     assert answer.status_code == 500
     assert answer.json() == {"error": "internal error: KeyError"}
@@ -244,12 +244,12 @@ def test_an_unexpected_failure_answers_json_500(
 def test_a_broken_record_stays_pending_and_stops_nobody_else(
     qstash_valkey: str, destination: Destination, qstash_flush: redis.Redis
 ) -> None:
-    qstash_flush.hset("qstash:message:msg_broken", mapping={"record": "{}", "retried": "0"})
-    qstash_flush.zadd("qstash:pending", {"msg_broken": 1})
+    qstash_flush.hset("{qstash}:message:msg_broken", mapping={"record": "{}", "retried": "0"})
+    qstash_flush.zadd("{qstash}:pending", {"msg_broken": 1})
     with serve(make_app(qstash_valkey)) as base_url, sdk_for(base_url) as sdk:
         publish(sdk, destination.url + "/other")
         wait_until(lambda: destination.at("/other"))
-    assert qstash_flush.zscore("qstash:pending", "msg_broken") == 1
+    assert qstash_flush.zscore("{qstash}:pending", "msg_broken") == 1
 
 
 @pytest.mark.parametrize(

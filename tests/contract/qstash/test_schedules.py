@@ -139,7 +139,7 @@ def test_post_pauses_too_as_the_docs_have_it(fresh: Fresh, destination: Destinat
 
 
 def missed(client: redis.Redis, schedule_id: str) -> None:
-    client.zadd("qstash:schedule_index", {schedule_id: 1_000})
+    client.zadd("{qstash}:schedule_index", {schedule_id: 1_000})
 
 
 def run_missed(
@@ -208,7 +208,7 @@ def test_a_turn_whose_group_is_gone_says_so_and_the_schedule_goes_on(
     with serve(make_app(qstash_valkey)) as url, sdk_for(url) as sdk:
         sdk.url_group.upsert_endpoints("g", [{"url": destination.url + "/a"}])
     made = run_missed(qstash_valkey, qstash_flush, destination="g")
-    qstash_flush.delete("qstash:groups")
+    qstash_flush.delete("{qstash}:groups")
     with serve(make_app(qstash_valkey)) as url, sdk_for(url) as sdk:
         error = wait_until(lambda: sdk.schedule.get(made).error)
         assert "no url group 'g'" in str(error)
@@ -221,9 +221,9 @@ def test_a_paused_schedule_misses_its_turns_for_good(
     with serve(make_app(qstash_valkey)) as url, sdk_for(url) as sdk:
         made = sdk.schedule.create(destination=destination.url + "/no", cron="0 0 1 1 *")
         sdk.schedule.pause(made)
-        assert qstash_flush.zscore("qstash:schedule_index", made) is None
+        assert qstash_flush.zscore("{qstash}:schedule_index", made) is None
         sdk.schedule.resume(made)
-        next_ms: Any = qstash_flush.zscore("qstash:schedule_index", made)
+        next_ms: Any = qstash_flush.zscore("{qstash}:schedule_index", made)
         assert next_ms == sdk.schedule.get(made).next_schedule_time
     assert not destination.deliveries
 
@@ -255,5 +255,5 @@ def test_the_token_is_not_kept_with_a_schedule(
     fresh: Fresh, destination: Destination, qstash_flush: redis.Redis
 ) -> None:
     made = fresh.sdk.schedule.create(destination=destination.url, cron="* * * * *")
-    record: Any = qstash_flush.hget("qstash:schedules", made)
+    record: Any = qstash_flush.hget("{qstash}:schedules", made)
     assert "authorization" not in record.lower()

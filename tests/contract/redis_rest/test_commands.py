@@ -1,5 +1,6 @@
 import asyncio
 import base64
+import hashlib
 import json
 import socket
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from upstash_redis import Redis
 
 from longtask_kit.local import redis_resp
-from longtask_kit.local.redis_link import Engine
+from longtask_kit.local.redis_engine import Engine
 from tests.contract.redis_rest.conftest import TOKEN
 from tests.wait import wait_until
 
@@ -143,6 +144,13 @@ def test_an_error_code_of_any_kind_reaches_the_client_whole(http: httpx.Client) 
     assert post(http, "LPUSH", "text", "x")["error"].startswith("WRONGTYPE Operation against")
     script = "return redis.error_reply('MYCODE with words')"
     assert post(http, "EVAL", script, 0) == {"error": "MYCODE with words"}
+
+
+def test_a_script_that_ran_once_is_known(http: httpx.Client) -> None:
+    script = "return 'ran once'"
+    post(http, "EVAL", script, 0)
+    sha = hashlib.sha1(script.encode()).hexdigest()  # noqa: S324 - Redis' own choice
+    assert post(http, "SCRIPT", "EXISTS", sha) == {"result": [1]}
 
 
 def test_an_error_below_the_top_of_a_reply_is_a_text(http: httpx.Client) -> None:

@@ -1,19 +1,14 @@
 """Refusals: always JSON, always under `error`."""
 
-import inspect
 import json
-import re
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import quote
 
 import httpx
 import pytest
-import upstash_redis.commands
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longtask_kit.local import redis_rest
 from longtask_kit.local.redis_rest import create_redis_rest_app
 from tests.contract.redis_rest.conftest import READ_ONLY_TOKEN, TOKEN
 from tests.contract.redis_rest.test_commands import SHARED, post
@@ -226,17 +221,3 @@ def test_a_redis_that_is_away_is_an_error_in_json() -> None:
             answer = httpx.post(url + path, content='[["PING"]]', headers=headers)
             assert answer.status_code == 500
             assert answer.json() == {"error": "ERR Redis did not answer (ConnectionError)"}
-
-
-def test_every_command_of_the_sdk_is_known_or_in_the_table_of_what_is_missing(
-    http: httpx.Client,
-) -> None:
-    source = inspect.getsource(upstash_redis.commands)
-    names = sorted(set(re.findall(r'command(?:: List)? = \[\s*"([A-Z_.]+)"', source)))
-    assert len(names) > 150
-    answers = http.post("/", json=["COMMAND", "INFO", *names]).json()["result"]
-    unknown = {name for name, facts in zip(names, answers, strict=True) if facts is None}
-    others = {name for name in unknown if not name.startswith(("JSON.", "SEARCH."))}
-    assert others <= {"XACKDEL", "XDELEX", "OVERFLOW"}  # the last is a part of BITFIELD
-    table = (Path(redis_rest.__file__).parent / "README.md").read_text()
-    assert all(f"`{name}`" in table for name in ("JSON.*", "SEARCH.*", "XACKDEL", "XDELEX"))

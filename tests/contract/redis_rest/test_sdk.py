@@ -150,6 +150,7 @@ def test_scripts_run_by_source_and_by_sha(client: Redis, key: str) -> None:
     assert str(caught.value) == "NOSCRIPT No matching script. Please use EVAL."
     assert client.eval(script, keys=["k"], args=["v"]) == ["k", "v", 3]
     assert client.evalsha(sha, keys=["k"], args=["v"]) == ["k", "v", 3]
+    assert client.script_load(script) == sha
     assert client.script_exists(sha) == [True]
     assert client.script_load("return ARGV[1]") == "098e0f0d1448c0a81dafe820f66d460eb09263da"
     assert client.eval_ro("return ARGV[1]", args=["v"]) == "v"

@@ -12,6 +12,7 @@ import redis
 from httpx_sse import EventSource
 from upstash_redis import Redis
 
+from longtask_kit.local import redis_feed
 from longtask_kit.local.redis_rest import create_redis_rest_app
 from tests.contract.redis_rest.conftest import READ_ONLY_TOKEN, TOKEN
 from tests.serving import serve
@@ -140,6 +141,37 @@ def test_a_reader_that_reads_nothing_is_cut_off_and_costs_no_memory(
         assert len(rest) < 20 * len(payload)
         assert not rest.endswith(b"0\r\n\r\n")  # an end that doesn't look whole
     assert not caplog.records
+
+
+def test_many_slow_readers_together_have_a_limit_too(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever keeps up stays; the limit of each alone is out of reach here."""
+    monkeypatch.setattr(redis_feed, "_MAX_PENDING_BYTES", 1024**3)
+    monkeypatch.setattr(redis_feed, "_MAX_PENDING_BYTES_OF_ALL", 4 * 1024**2)
+    app = create_redis_rest_app(redis_url, token=TOKEN)
+    request = f"GET /subscribe/crowd?_token={TOKEN} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    payload = "x" * (1024 * 1024)
+    with (
+        serve(app) as url,
+        httpx.Client(base_url=url, headers={"Authorization": f"Bearer {TOKEN}"}) as http,
+        subscribe(http, "/subscribe/crowd") as events,
+        redis.Redis.from_url(redis_url, protocol=2) as client,
+        contextlib.ExitStack() as stack,
+    ):
+        next(events)
+        address = urlsplit(url)
+        for _ in range(4):
+            slow = socket.create_connection((address.hostname, address.port))
+            stack.enter_context(slow).sendall(request)
+            assert slow.recv(12) == b"HTTP/1.1 200"
+        for _ in range(100):
+            receivers = client.publish("crowd", payload)
+            assert next(events) == f"message,crowd,{payload}"
+            if receivers == 1:
+                break
+        assert receivers == 1
+    assert app._backlog.size_bytes == 0
 
 
 def test_a_message_larger_than_the_limit_for_slow_readers_arrives(
