@@ -113,8 +113,8 @@ def test_a_refused_message_sets_up_nothing(
         with pytest.raises(DailyMessageLimitExceededError):
             sdk.message.enqueue(queue="never", url=destination.url)
         assert sdk.queue.list() == []
-    assert qstash_flush.zcard("qstash:pending") == 0
-    assert not qstash_flush.exists("qstash:queues")
+    assert qstash_flush.zcard("{qstash}:pending") == 0
+    assert not qstash_flush.exists("{qstash}:queues")
 
 
 def test_too_many_requests_in_a_second_are_a_burst_to_the_sdk(

@@ -223,7 +223,7 @@ def test_a_message_that_is_cancelled_while_it_starts_is_either_delivered_or_canc
         sending = [pool.submit(send, number) for number in range(60)]
         while not all(sent.done() for sent in sending):
             assert http.delete("/v2/messages").status_code == 200
-    wait_until(lambda: qstash_flush.zcard("qstash:pending") == 0)
+    wait_until(lambda: qstash_flush.zcard("{qstash}:pending") == 0)
     delivered = {found.headers["upstash-message-id"] for found in destination.deliveries}
     for sent in sending:
         ends = [state for state in states_of(sdk, sent.result()) if state in ENDS]
