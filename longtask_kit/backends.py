@@ -10,10 +10,10 @@ from longtask_kit.errors import ConfigError, QuotaError, StoreError, SubmitError
 from longtask_kit.keys import is_task_id
 from longtask_kit.queue import Queue
 from longtask_kit.records import TaskRecord
-from longtask_kit.settings import direct_connection
 from longtask_kit.store import Store
 from longtask_kit.submit import TaskSpec, cancel_task, delete_task, retry_task, submit_task
 from longtask_kit.subscribe import EventSource, HttpSource, RedisSource, expired
+from longtask_kit.transport import open_stream_client
 
 if TYPE_CHECKING:
     from longtask_kit.events import Status
@@ -120,10 +120,7 @@ class HttpBackend:
     def __init__(self, base_url: str, *, api_key: str | None = None) -> None:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._base_url = base_url.rstrip("/")
-        with direct_connection(base_url):
-            self._client = httpx.AsyncClient(
-                headers=headers, timeout=30.0, limits=httpx.Limits(max_connections=None)
-            )
+        self._client = open_stream_client(base_url, headers=headers, timeout=30.0)
         self._source = HttpSource(self._base_url, self._client)
 
     @property

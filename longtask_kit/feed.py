@@ -164,10 +164,20 @@ class Feed:
         """Yield an event of the running loop that is set whenever the feed changes."""
         loop = asyncio.get_running_loop()
         changed = asyncio.Event()
+        is_told = False
+
+        def tell() -> None:
+            nonlocal is_told
+            is_told = False
+            changed.set()
 
         def wake() -> None:
+            nonlocal is_told
+            if is_told:  # waking another thread's loop costs a system call: once is enough
+                return
+            is_told = True
             with contextlib.suppress(RuntimeError):  # that loop is closed; nobody waits
-                loop.call_soon_threadsafe(changed.set)
+                loop.call_soon_threadsafe(tell)
 
         stop = self.listen(wake)
         try:

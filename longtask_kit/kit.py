@@ -118,7 +118,7 @@ class Kit:
         self._revive = revive
         self._is_closed = False
         self._pid = os.getpid()
-        self._loop = asyncio.new_event_loop()
+        self._loop = _new_event_loop()
         self._thread = threading.Thread(
             target=_run_loop, args=(self._loop,), name="longtask-kit", daemon=True
         )
@@ -205,6 +205,8 @@ class Kit:
 
     def tasks(self, *, limit: int = 100, status: Status | None = None) -> list[Task]:
         """Return tasks, newest first, at most `limit` (1 to 1000), or only those with `status`.
+
+        Their `spec` is brief (200 characters of the prompt, and the model); `attach` has it whole.
 
         Raises:
             ConfigError: `limit` is out of range, or there is no such status.
@@ -377,6 +379,14 @@ def _announce(kit: Kit, quiet: bool) -> Kit:
     if not quiet:
         sys.stdout.write(f"longtask_kit: {kit.description}\n")
     return kit
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:  # there is none for Windows
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
 
 
 def _run_loop(loop: asyncio.AbstractEventLoop) -> None:

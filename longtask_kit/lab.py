@@ -7,6 +7,7 @@ import importlib.util
 import json
 import locale
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,7 +27,11 @@ if TYPE_CHECKING:
 
 _PACKAGE = Path(__file__).parent
 _PAGE = _PACKAGE / "widgets" / "panel_page.ipynb"
+_JUPYTER = _PACKAGE / "widgets" / "jupyter"
 _COPIED = ".longtask-copied.json"
+_SOURCE_LINK = re.compile(rb"\]\(\.\./longtask_kit/([\w./]+)\)")
+# Not `longtask_kit`: a kernel in the lessons' folder would import that one.
+_SOURCES = "source"
 _STOP_TIMEOUT_S = 15.0  # a server waits up to 5 s for each of its kernels
 
 
@@ -47,7 +52,9 @@ def _find_first(lessons: list[Path]) -> list[Path]:
 
 
 def copy_lessons(lessons: Iterable[Path], folder: Path) -> list[str]:
-    """Copy lessons and the `images/` beside them, never over a file that the user changed.
+    """Copy lessons, the `images/` beside them, and the modules that they link to, as `source/`.
+
+    Never over a file that the user changed.
 
     A copy that still is what was once copied is brought up to date; what that was stands in a
     hidden file of the folder.
@@ -58,11 +65,10 @@ def copy_lessons(lessons: Iterable[Path], folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     copied = _read_copied(folder)
     kept = []
-    for name, source in _list_files(lessons).items():
+    for name, fresh in _read_files(lessons).items():
         target = folder / name
-        fresh = source.read_bytes()
         if not target.exists() or copied.get(name) == _digest(target.read_bytes()):
-            target.parent.mkdir(exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(fresh)
         elif target.read_bytes() != fresh:
             kept.append(name)
@@ -72,12 +78,16 @@ def copy_lessons(lessons: Iterable[Path], folder: Path) -> list[str]:
     return kept
 
 
-def _list_files(lessons: Iterable[Path]) -> dict[str, Path]:
-    """Return what is copied, by its name below the target folder."""
-    files = {lesson.name: lesson for lesson in lessons}
-    for folder in sorted({lesson.parent for lesson in files.values()}):
-        images = sorted(path for path in (folder / "images").glob("*") if path.is_file())
-        files |= {f"images/{image.name}": image for image in images}
+def _read_files(lessons: Iterable[Path]) -> dict[str, bytes]:
+    """Return what is copied, by its name below the target folder, its links leading there."""
+    files: dict[str, bytes] = {}
+    for lesson in lessons:
+        content = lesson.read_bytes()
+        linked = {found.decode() for found in _SOURCE_LINK.findall(content)}
+        files[lesson.name] = _SOURCE_LINK.sub(rb"](%s/\1)" % _SOURCES.encode(), content)
+        files |= {f"{_SOURCES}/{name}": (_PACKAGE / name).read_bytes() for name in sorted(linked)}
+        images = (path for path in (lesson.parent / "images").glob("*") if path.is_file())
+        files |= {f"images/{image.name}": image.read_bytes() for image in images}
     return files
 
 
@@ -117,7 +127,8 @@ def open_lab(folder: Path, *, port: int, browser: bool) -> int:
             *first,
             *_common(browser=browser),
         ],
-        environment,
+        # Its `labconfig/` answers, as a default, what Lab else would ask: whether to fetch news.
+        environment | _put_first("JUPYTER_CONFIG_PATH"),
     )
 
 
@@ -140,13 +151,14 @@ def open_app(*, host: str, port: int, browser: bool) -> int:
             *("--VoilaConfiguration.strip_sources=True", "--template=longtask"),
             *([] if browser else ["--no-browser"]),
         ],
-        environment | {"JUPYTER_PATH": os.pathsep.join(_find_template_roots())},
+        environment | _put_first("JUPYTER_PATH"),
     )
 
 
-def _find_template_roots() -> list[str]:
-    """Return where Jupyter looks for more: our page's template first, then what the user set."""
-    return [str(_PACKAGE / "widgets" / "jupyter"), *filter(None, [os.environ.get("JUPYTER_PATH")])]
+def _put_first(variable: str) -> dict[str, str]:
+    """Return one of Jupyter's search paths: our folder first, then what the user set."""
+    roots = [str(_JUPYTER), *filter(None, [os.environ.get(variable)])]
+    return {variable: os.pathsep.join(roots)}
 
 
 def make_environment(settings: Settings) -> dict[str, str]:

@@ -18,7 +18,8 @@ from httpx_sse import SSEError, aconnect_sse
 from longtask_kit.errors import ConfigError, StreamError, describe_foreign
 from longtask_kit.events import Cursor, TaskEvent, decode_entry
 from longtask_kit.keys import channel_name
-from longtask_kit.settings import direct_connection, secret
+from longtask_kit.settings import secret
+from longtask_kit.transport import open_stream_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 # Servers send a comment every 15 s; a connection that is silent for longer is half open.
 SSE_TIMEOUT = httpx.Timeout(10.0, read=45.0, pool=None)
-_NO_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20)
 _MAX_NEWS = 1000  # kept for a slow follower
 
 News = asyncio.Queue[TaskEvent | StreamError]
@@ -40,8 +40,7 @@ class NewsHub:
         self._url = settings.upstash_redis_rest_url
         self._headers = {"Authorization": f"Bearer {secret(settings.upstash_redis_rest_token)}"}
         self._subscriptions: dict[str, _Subscription] = {}
-        with direct_connection(self._url):
-            self._client = httpx.AsyncClient(timeout=SSE_TIMEOUT, limits=_NO_LIMITS)
+        self._client = open_stream_client(self._url, timeout=SSE_TIMEOUT)
 
     async def aclose(self) -> None:
         """Close the connections."""

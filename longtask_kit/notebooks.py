@@ -2,7 +2,8 @@
 
 A committed lesson carries its outputs, so that it reads well on a web page, and nothing that
 changes from run to run, so that its validation compares every character: ids, ports and times are
-replaced by the patterns of `notebooks/sanitize.cfg`, which the validation applies as well.
+replaced by the patterns of `notebooks/sanitize.cfg`, which the validation applies as well. What is
+not compared (tag `nbval-ignore-output`) stays as committed: delete an output to have it made anew.
 Needs the `dev` extra.
 """
 
@@ -21,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 import nbformat
 from nbclient import NotebookClient
 
+from longtask_kit.local.gguf import SMOLLM2_NAME, models_folder
+from longtask_kit.local.llm import LocalModels
 from longtask_kit.local.stack import LocalStack
 
 if TYPE_CHECKING:
@@ -30,13 +33,19 @@ LESSONS = Path(__file__).parent.parent / "notebooks"
 _CELL_TIMEOUT_S = 60
 _SERVICE_NAMES = ("QSTASH_", "UPSTASH_", "OPENAI_", "LONGTASK_")
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+_NEEDS_ACCOUNT, _NEEDS_MODEL = "nbval-skip", "llm"  # tags of cells
 
 
 @contextlib.contextmanager
-def open_home() -> Iterator[str]:
-    """Yield a folder for the lessons' own local stack, which is stopped at the end."""
+def open_home(models: Path) -> Iterator[str]:
+    """Yield a folder for the lessons' own local stack, which is stopped at the end.
+
+    Args:
+        models: The folder of this computer's models, which that stack offers, too.
+    """
     # In /tmp: the path of Valkey's unix socket must be short.
     with tempfile.TemporaryDirectory(prefix="lt-", dir="/tmp") as home:
+        (Path(home) / "models").symlink_to(models.absolute())
         try:
             yield home
         finally:
@@ -60,6 +69,16 @@ def lesson_environment(home: str) -> Iterator[None]:
         os.environ.update(before)
 
 
+def explain_skip(cell: Any) -> str | None:  # noqa: ANN401 - nbformat has no types
+    """Return why a lesson's cell can't be run here, or None."""
+    tags = cell.metadata.get("tags", ())
+    if _NEEDS_ACCOUNT in tags:
+        return "needs an account with Upstash and OpenAI"
+    if _NEEDS_MODEL in tags and SMOLLM2_NAME not in LocalModels().names:
+        return 'needs pip install "longtask_kit[llm]" and `longtask model install`'
+    return None
+
+
 def execute(path: Path) -> str:
     """Run a lesson in a kernel of its own and return it as JSON, ready to be committed.
 
@@ -67,9 +86,18 @@ def execute(path: Path) -> str:
         nbclient.exceptions.CellExecutionError: A cell failed; the message shows it.
     """
     notebook = nbformat.read(path, as_version=4)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
+    every_cell = notebook.cells
+    numbered = [
+        cell
+        for cell in every_cell
+        if cell.cell_type == "code" and _NEEDS_ACCOUNT not in cell.metadata.get("tags", ())
+    ]
+    kept = {
+        cell.id: cell.outputs
+        for cell in numbered
+        if "nbval-ignore-output" in cell.metadata.get("tags", ())
+    }
+    notebook.cells = [cell for cell in every_cell if explain_skip(cell) is None]
     NotebookClient(
         notebook,
         timeout=_CELL_TIMEOUT_S,
@@ -78,8 +106,12 @@ def execute(path: Path) -> str:
         record_timing=False,
         store_widget_state=False,
         coalesce_streams=True,
-        skip_cells_with_tag="nbval-skip",  # they need an account
     ).execute()
+    notebook.cells = every_cell
+    for number, cell in enumerate(numbered, 1):  # as if none had been left out
+        cell.outputs = kept.get(cell.id) or cell.outputs
+        for counted in (cell, *(o for o in cell.outputs if "execution_count" in o)):
+            counted.execution_count = number
     _make_stable(notebook, read_patterns(path.parent / "sanitize.cfg"))
     return str(nbformat.writes(notebook)) + "\n"
 
@@ -119,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if any differs")
     options = parser.parse_args(arguments)
     differing = []
-    with open_home() as home, lesson_environment(home):
+    with open_home(models_folder()) as home, lesson_environment(home):
         for path in options.lessons or sorted(LESSONS.glob("*.ipynb")):
             sys.stdout.write(f"{path.name} … ")
             sys.stdout.flush()

@@ -2,7 +2,9 @@
 
 Text deltas go to an in-memory buffer. One flusher a process takes *everything pending* of all its
 attempts and sends it in one round trip while the next deltas gather: an idle stream waits for
-nothing, a fast one batches by itself.
+nothing, a fast one batches by itself. Where Redis is far away, a few flushes are under way at once.
+Their connections keep no order, but the append script does: it refuses what overtook the flush
+before it, which is then sent again.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import json
 import logging
 import time
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from longtask_kit.errors import StoreError, StoreRefusedError
@@ -35,6 +38,9 @@ _MAX_BATCH_CHARS = 262_144  # of all of them: up to 1 MB, where the smallest pla
 _OUTAGE_LIMIT_S = 30.0  # Redis away for longer ends the attempt as retryable
 # Refusals that stay the same however often the same is sent; any other answer may be an outage.
 _FINAL = ("WRONGTYPE", "max request size", "WRONGPASS", "NOPERM")
+_MAX_FLIGHTS = 4  # flushes under way
+_OVERLAP_S = 0.005  # a flush that takes longer does not hold up the next
+_FEW_WRITERS = 8  # more of them fill a flush anyway, and each flush costs the CPU of a request
 _MAX_HOG_S = 0.005  # a generator over buffered chunks never yields by itself
 
 CANCEL = "cancel"  # the store's answer when somebody asked for a cancel
@@ -52,6 +58,15 @@ class AttemptStopped(Exception):  # noqa: N818 - a signal between two modules, n
         self.reason = reason
 
 
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """A part of a flush that is under way."""
+
+    part: Append
+    is_behind: bool  # sent while the part before it had no answer yet
+    again: bool = False  # it overtook that one and was refused, or got no answer at all
+
+
 class AttemptWriter:
     """Writes one attempt's events; made by `Publisher.open_attempt`."""
 
@@ -64,7 +79,7 @@ class AttemptWriter:
         self._pending: deque[str] = deque()
         self._pending_chars = 0
         self._last: tuple[list[list[str]], list[str]] | None = None  # entries, fields of the end
-        self._in_flight: Append | None = None
+        self._flights: list[_Flight] = []  # in the order of their ids
         self._acknowledged = asyncio.Event()
         self._because = ""
         self._last_yield = time.monotonic()
@@ -127,36 +142,56 @@ class AttemptWriter:
 
     # -- the flusher's side ---------------------------------------------------------------------
 
-    def take(self) -> Append:
-        """Return what to send now: the last flush again if it got no answer, else what gathered."""
-        if self._in_flight is None:
-            entries = [self._number(entry) for entry in self._take_text()]
-            fields: list[str] = []
-            release = False
-            if self._last is not None and not self._pending:
-                last_entries, fields = self._last
-                entries += [self._number(entry) for entry in last_entries]
-                release = True
-            self._in_flight = Append(
-                task_id=self.task_id,
-                attempt=self.attempt,
-                entries=entries,
-                fields=fields,
-                release=release,
-            )
-        return self._in_flight
+    def take(self) -> _Flight | None:
+        """Return what to send now; None while that must wait for an answer."""
+        if self._flights:
+            oldest = self._flights[0]
+            if oldest.again:  # only once those before it are stored, else it would be early again
+                oldest.again = oldest.is_behind = False
+                return oldest
+            if not self.has_pending or self._must_wait():
+                return None
+        entries = [self._number(entry) for entry in self._take_text()]
+        fields: list[str] = []
+        release = self._last is not None and not self._pending
+        if self._last is not None and release:
+            last_entries, fields = self._last
+            entries += [self._number(entry) for entry in last_entries]
+        part = Append(
+            task_id=self.task_id,
+            attempt=self.attempt,
+            entries=entries,
+            fields=fields,
+            release=release,
+        )
+        flight = _Flight(part, is_behind=bool(self._flights))
+        self._flights.append(flight)
+        return flight
 
-    def settle(self, answer: str) -> None:
-        """Take the store's answer to the flush in flight."""
-        if self._in_flight is not None and self._in_flight.release:
-            self._last = None
-        self._in_flight = None
+    def _must_wait(self) -> bool:
+        return len(self._flights) >= _MAX_FLIGHTS or any(
+            flight.again or flight.part.release for flight in self._flights
+        )
+
+    def settle(self, flight: _Flight, answer: str) -> None:
+        """Take the store's answer to a part."""
         self.last_flush = time.monotonic()
+        if answer == _TORN and flight.is_behind:
+            flight.again = True
+            return
+        self._flights.remove(flight)
+        if flight.part.release:
+            self._last = None
         if answer == _TORN:
             self.stop(_OUTAGE, because="Redis has lost what it had stored of this attempt.")
         elif answer != "ok":
             self.stop(answer)
         self._acknowledged.set()
+
+    def lose(self, flight: _Flight, because: str) -> None:
+        """Take in that a part can't be stored for now."""
+        flight.again = True  # should the attempt still have to write its end
+        self.stop(_OUTAGE, because=because)
 
     def stop(self, reason: str, *, because: str = "") -> None:
         """Tell whoever writes that the attempt must end."""
@@ -173,7 +208,7 @@ class AttemptWriter:
     @property
     def has_pending(self) -> bool:
         """Whether something waits for the flusher."""
-        return bool(self._pending) or self._last is not None or self._in_flight is not None
+        return bool(self._pending or self._last or (self._flights and self._flights[0].again))
 
     def _take_text(self) -> list[list[str]]:
         """Merge pending deltas into one entry, as many as its size limit allows."""
@@ -221,6 +256,7 @@ class Publisher:
         self._all_closed = asyncio.Event()
         self._all_closed.set()
         self._flusher: asyncio.Task[None] | None = None
+        self._flights: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         self._flusher = asyncio.create_task(self._flush_for_ever(), name="longtask-flusher")
@@ -239,8 +275,10 @@ class Publisher:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SHUTDOWN_GRACE_S):
                 await self._all_closed.wait()
-        self._flusher.cancel()
-        await asyncio.gather(self._flusher, return_exceptions=True)
+        tasks = [self._flusher, *self._flights]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def open_attempt(self, task_id: str, attempt: int) -> AttemptWriter:
         """Return the writer of an attempt that holds its lease; `close_attempt` it at the end."""
@@ -270,51 +308,65 @@ class Publisher:
                 pass
             self._woken.clear()
             self._mark_silent_writers()
-            if self._dirty:
-                await self._flush()
-                if self._dirty:  # more than one batch was waiting
-                    self._woken.set()
+            if batch := self._take_batch():
+                self._flights.add(asyncio.create_task(self._flush(batch)))
                 await asyncio.sleep(self._min_flush_interval_s)
+                await self._wait_for_turn()
+            if self._dirty:  # more than one batch was waiting
+                self._woken.set()
+
+    async def _wait_for_turn(self) -> None:
+        """Return when the next flush may start: at once if all before are back."""
+        while self._flights:
+            may_overlap = len(self._flights) < _MAX_FLIGHTS and len(self._writers) <= _FEW_WRITERS
+            back, _ = await asyncio.wait(
+                self._flights,
+                timeout=_OVERLAP_S if may_overlap else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            self._flights -= back
+            if may_overlap:
+                return
 
     def _mark_silent_writers(self) -> None:
         due = time.monotonic() - self._heartbeat_s
         self._dirty |= dict.fromkeys(w for w in self._writers if w.last_flush < due)
 
-    async def _flush(self) -> None:
-        """Send one batch until it is answered; one at a time, since ids must arrive in order."""
-        writers = self._choose_writers()
-        try:
-            await self._send_parts(writers)
-        except StoreRefusedError:
-            for writer in writers:  # one part must not hold up the others
-                await self._send_alone(writer)
-        except Exception as exc:  # a dead flusher would hang every attempt of the process
-            logger.exception("Redis stayed away; %d attempts end as retryable", len(writers))
-            for writer in writers:
-                writer.stop(_OUTAGE, because=str(exc))
-
-    def _choose_writers(self) -> list[AttemptWriter]:
-        """Take whoever has waited longest, until the request is large enough."""
-        writers: list[AttemptWriter] = []
+    def _take_batch(self) -> list[tuple[AttemptWriter, _Flight]]:
+        """Take from whoever has waited longest, until the request is large enough."""
+        batch: list[tuple[AttemptWriter, _Flight]] = []
         chars = 0
-        while self._dirty and len(writers) < _MAX_BATCH and chars < _MAX_BATCH_CHARS:
+        while self._dirty and len(batch) < _MAX_BATCH and chars < _MAX_BATCH_CHARS:
             writer = next(iter(self._dirty))
             del self._dirty[writer]
-            writers.append(writer)
-            chars += sum(len(part) for entry in writer.take().entries for part in entry)
-        return writers
+            if flight := writer.take():
+                batch.append((writer, flight))
+                chars += sum(len(text) for entry in flight.part.entries for text in entry)
+        return batch
 
-    async def _send_alone(self, writer: AttemptWriter) -> None:
+    async def _flush(self, batch: list[tuple[AttemptWriter, _Flight]]) -> None:
+        """Send one batch until it is answered."""
         try:
-            await self._send_parts([writer])
+            await self._send_parts(batch)
+        except StoreRefusedError:
+            for writer, flight in batch:  # one part must not hold up the others
+                await self._send_alone(writer, flight)
+        except Exception as exc:  # a flush that ends silently would hang every attempt in it
+            logger.exception("Redis stayed away; %d attempts end as retryable", len(batch))
+            for writer, flight in batch:
+                writer.lose(flight, str(exc))
+
+    async def _send_alone(self, writer: AttemptWriter, flight: _Flight) -> None:
+        try:
+            await self._send_parts([(writer, flight)])
         except StoreError as exc:
             logger.warning("task %s: attempt ends as retryable: %s", writer.task_id, exc)
-            writer.stop(_OUTAGE, because=str(exc))
+            writer.lose(flight, str(exc))
 
-    async def _send_parts(self, writers: list[AttemptWriter]) -> None:
-        answers = await self._send([writer.take() for writer in writers])
-        for writer, answer in zip(writers, answers, strict=True):
-            writer.settle(answer)
+    async def _send_parts(self, batch: list[tuple[AttemptWriter, _Flight]]) -> None:
+        answers = await self._send([flight.part for _, flight in batch])
+        for (writer, flight), answer in zip(batch, answers, strict=True):
+            writer.settle(flight, answer)
             if writer.has_pending and writer in self._writers:
                 self.wake(writer)
 

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 
+_BRIEF_CHARS = 200  # of a prompt, where tasks are listed
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRecord:
     """A task as its hash in Redis tells it; the text is in the log."""
@@ -41,8 +44,7 @@ class TaskRecord:
             "error": self.error,
             "code": self.code,
             "attempt": self.attempt,
-            "prompt": str(self.spec.get("prompt", ""))[:200],
-            "model": self.spec.get("model"),
+            **make_brief(self.spec),
             "usage": self.usage.to_wire() if self.usage else None,
             "messageId": self.message_id,
             "createdAt": to_ms(self.created),
@@ -118,6 +120,25 @@ class Append:
     entries: Sequence[list[str]] = ()
     fields: Sequence[str] = ()
     release: bool = False
+
+
+LISTED_FIELDS = (
+    *("status", "attempt", "message_id", "error", "code", "usage", "created_ms", "updated_ms"),
+    "brief",
+)
+
+
+def make_brief(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return what a list shows of a spec: the prompt's beginning, and the model."""
+    return {"prompt": str(spec.get("prompt", ""))[:_BRIEF_CHARS], "model": spec.get("model")}
+
+
+def read_listed(task_id: str, reply: list[str | None]) -> TaskRecord | None:
+    """Read the answer of HMGET for `LISTED_FIELDS`; None when there is no such task."""
+    record = {n: v for n, v in zip(LISTED_FIELDS, reply, strict=True) if v is not None}
+    if "brief" in record:
+        record["spec"] = record.pop("brief")
+    return read_record(task_id, record)
 
 
 def read_record(task_id: str, reply: dict[str, str] | list[str]) -> TaskRecord | None:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from longtask_kit.errors import NonRetryableError, RetryableError
 from longtask_kit.events import Usage, make_valid_text
 from longtask_kit.settings import direct_connection, secret
+from longtask_kit.transport import NO_LIMIT, has_socks_proxy
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI, OpenAIError
+    from openai import AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError
 
     from longtask_kit.settings import Settings
     from longtask_kit.submit import TaskSpec
@@ -95,7 +96,7 @@ class OpenAIHandler:
                 if not _adapt_request(request, exc.param):
                     raise
             # openai maps the errors of a request, not those of a byte stream.
-            except httpx2.TimeoutException as exc:
+            except httpx2.ReadTimeout as exc:
                 raise _silent() from exc
             except httpx2.HTTPError as exc:
                 raise RetryableError(
@@ -111,19 +112,25 @@ class OpenAIHandler:
             from openai import AsyncOpenAI
 
             self._settings.require("OPENAI_API_KEY")
-            with direct_connection(self._settings.openai_base_url):
-                # A pool's bound would make the 101st task wait for the first to end.
-                http_client = httpx2.AsyncClient(
-                    limits=httpx2.Limits(max_connections=None), follow_redirects=True
-                )
             self._client = AsyncOpenAI(
                 api_key=secret(self._settings.openai_api_key),
                 base_url=self._settings.openai_base_url,
                 max_retries=0,  # the queue retries; one attempt calls the model once
                 timeout=httpx2.Timeout(self._settings.model_timeout_s, connect=10.0),
-                http_client=http_client,
+                http_client=_open_http_client(self._settings.openai_base_url),
             )
         return self._client
+
+
+def _open_http_client(url: str | None) -> DefaultAsyncHttpxClient:
+    """Return connections as many as there are tasks; see `transport` for why aiohttp's."""
+    import httpx2
+    from openai import DefaultAioHttpClient, DefaultAsyncHttpxClient
+
+    with direct_connection(url):
+        if has_socks_proxy():
+            return DefaultAsyncHttpxClient(limits=httpx2.Limits(max_connections=None))
+        return DefaultAioHttpClient(limits=httpx2.Limits(max_connections=NO_LIMIT))
 
 
 def _build_request(spec: TaskSpec, default_model: str) -> dict[str, Any]:
@@ -235,6 +242,7 @@ def map_model_error(exc: OpenAIError, key: str = "") -> RetryableError | NonRetr
         exc: What the client raised.
         key: The API key; some services quote it in their error, and it must not be stored.
     """
+    import httpx2
     from openai import APIStatusError, APITimeoutError
 
     if isinstance(exc, APIStatusError):
@@ -247,7 +255,8 @@ def map_model_error(exc: OpenAIError, key: str = "") -> RetryableError | NonRetr
             retry_after_s = parse_retry_after(exc.response.headers.get("retry-after"))
             return RetryableError(message, code=code, retry_after_s=retry_after_s)
         return NonRetryableError(message, code=code)
-    if isinstance(exc, APITimeoutError):
+    # aiohttp's transport calls a connection that was closed without an answer a connect timeout.
+    if isinstance(exc, APITimeoutError) and not isinstance(exc.__cause__, httpx2.ConnectTimeout):
         return _silent()
     return RetryableError(
         f"The model service is not reachable ({type(exc).__name__}); check OPENAI_BASE_URL.",

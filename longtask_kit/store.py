@@ -32,6 +32,7 @@ from longtask_kit.events import (
 )
 from longtask_kit.keys import OPEN_INDEX, TASK_INDEX, channel_name, log_key, task_key
 from longtask_kit.records import (
+    LISTED_FIELDS,
     Append,
     Begun,
     Busy,
@@ -40,6 +41,8 @@ from longtask_kit.records import (
     Gone,
     Settled,
     TaskRecord,
+    make_brief,
+    read_listed,
     read_record,
 )
 from longtask_kit.settings import direct_connection, secret
@@ -101,7 +104,7 @@ class Store:
         Raises:
             StoreError: Redis did not answer; the task may or may not be recorded.
         """
-        fields = json.dumps(["spec", json.dumps(spec, ensure_ascii=False)], ensure_ascii=False)
+        fields = _dump(["spec", _dump(spec), "brief", _dump(make_brief(spec))])
         now_ms = to_ms(datetime.now(UTC))
         listing = [
             ["ZADD", TASK_INDEX, now_ms, task_id],
@@ -288,13 +291,16 @@ class Store:
         return read_record(task_id, reply)
 
     async def list_tasks(self, *, limit: int, status: Status | None = None) -> list[TaskRecord]:
-        """Return tasks, newest first, at most `limit`, only those with `status` if given."""
+        """Return tasks, newest first, at most `limit`, only those with `status` if given.
+
+        Their specs are brief: a hundred prompts may be longer than an answer of Redis.
+        """
         found: list[TaskRecord] = []
         for start in range(0, 10_000, 100):
             [ids] = await self._run([["ZREVRANGE", TASK_INDEX, start, start + 99]])
             if ids:
-                replies = await self._run([["HGETALL", task_key(task_id)] for task_id in ids])
-                records = map(read_record, ids, replies)
+                replies = await self._run([["HMGET", task_key(i), *LISTED_FIELDS] for i in ids])
+                records = map(read_listed, ids, replies)
                 found += [r for r in records if r and status in (None, r.status)]
             if len(ids) < 100 or len(found) >= limit:
                 break
@@ -385,7 +391,7 @@ def _load_script(name: str) -> tuple[str, str]:
     return source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
 
-def _dump(value: list[str]) -> str:
+def _dump(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 

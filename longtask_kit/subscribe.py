@@ -133,18 +133,25 @@ class RedisSource:
     async def _next(self, task_id: str, news: News, cursor: Cursor) -> list[TaskEvent] | None:
         """Return what comes after the cursor: the next news, or the log where news has a hole."""
         try:
-            async with asyncio.timeout(self._idle_timeout_s):
-                while True:
-                    event = await news.get()
-                    if isinstance(event, StreamError):
-                        raise event
-                    if event.cursor > cursor:
-                        break
+            event = await self._hear(news, cursor)
         except TimeoutError:
             return await self._read(task_id, after=cursor)
         if is_next(cursor, event.cursor):
             return [event]
         return await self._read(task_id, after=cursor)
+
+    async def _hear(self, news: News, cursor: Cursor) -> TaskEvent:
+        """Return the first news after the cursor, or raise TimeoutError."""
+        while True:
+            if news.empty():  # a timeout costs as much as all else here
+                async with asyncio.timeout(self._idle_timeout_s):
+                    event = await news.get()
+            else:
+                event = news.get_nowait()
+            if isinstance(event, StreamError):
+                raise event
+            if event.cursor > cursor:
+                return event
 
     async def _read(self, task_id: str, *, after: Cursor) -> list[TaskEvent] | None:
         """Return what the log holds after a cursor; None when nothing will ever follow."""

@@ -11,8 +11,10 @@ import nbformat
 import pytest
 from nbval.plugin import IPyNbCell, IPyNbFile
 
-from longtask_kit.notebooks import lesson_environment, open_home
+from longtask_kit.local.gguf import models_folder
+from longtask_kit.notebooks import explain_skip, lesson_environment, open_home
 
+_MODELS = models_folder()  # now, since the tests take another home for themselves
 _home = pytest.StashKey[str]()
 _start_kernel = IPyNbFile.setup
 _read_message = IPyNbFile.get_kernel_message
@@ -20,16 +22,14 @@ _read_message = IPyNbFile.get_kernel_message
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
-    """Keep a home for the lessons' stack while tests run."""
-    with open_home() as session.config.stash[_home]:
+    """Keep a home for the lessons' stack while tests run; have a skipped cell say why."""
+    with open_home(_MODELS) as home:
+        session.config.stash[_home] = home
+        with lesson_environment(home):
+            for item in session.items:
+                if isinstance(item, IPyNbCell) and (reason := explain_skip(item.cell)):
+                    item.add_marker(pytest.mark.skip(reason=reason))
         return (yield)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have a skipped cell say why."""
-    for item in items:
-        if isinstance(item, IPyNbCell) and item.options["skip"]:
-            item.add_marker(pytest.mark.skip(reason="needs an account with Upstash and OpenAI"))
 
 
 def _start_kernel_at_home(self: Any) -> None:

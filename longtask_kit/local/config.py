@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 APP_NAME = "longtask_kit"
 OPTIONS_VARIABLE = "LONGTASK_STACK_OPTIONS"  # how `LocalStack` tells them to its process
+_PLANS = (None, "free", "payg")
 _PORTS = ("redis_port", "qstash_port", "app_port", "model_port")
 
 
@@ -38,6 +39,8 @@ class StackConfig:
         rewrites: Destinations that local ones stand in for, as `https://example.com=http://…`.
         dev_keys: Use the token and signing keys that everybody knows from QStash's development
             server, so that its JavaScript SDK in development mode takes the queue for it.
+        plan: `free` or `payg`: the queue refuses what that plan of the hosted one does.
+        dedup_window_s: How long the queue remembers a deduplication id, in seconds, > 0.
 
     Raises:
         LocalStackError: A value that can't be meant; names the option and what it may be.
@@ -55,12 +58,16 @@ class StackConfig:
     redis_url: str | None = None
     rewrites: Sequence[str] = ()
     dev_keys: bool = False
+    plan: str | None = None
+    dedup_window_s: float = 600.0
 
     def __post_init__(self) -> None:
         for name in _PORTS:
             self._expect(name, is_port, "a port from 1 to 65535, or 0 for any free one")
         self._expect("time_scale", _is_positive, "a number above 0, e.g. 1.0")
         self._expect("tokens_per_s", _is_positive, "a number above 0, e.g. 60.0")
+        self._expect("plan", lambda plan: plan in _PLANS, "free or payg, or left out for no limits")
+        self._expect("dedup_window_s", _is_window, "seconds above 0, at most a year, e.g. 600")
         if self.idle_exit_s is not None:
             self._expect("idle_exit_s", _is_positive, "seconds above 0, or None for never")
         if self.redis_url is not None and not _is_redis_url(self.redis_url):
@@ -110,7 +117,10 @@ def make_config(data_dir: Path, options: Mapping[str, Any]) -> StackConfig:
 
 def _spell(name: str) -> str:
     """Return an option as Python and as the command line call it."""
-    return name if name == "idle_exit_s" else f"{name} (--{name.replace('_', '-')})"
+    if name == "idle_exit_s":
+        return name
+    flag = "dedup-window" if name == "dedup_window_s" else name.replace("_", "-")
+    return f"{name} (--{flag})"
 
 
 def is_port(value: object) -> bool:
@@ -120,6 +130,10 @@ def is_port(value: object) -> bool:
 
 def _is_positive(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value) and value > 0
+
+
+def _is_window(value: object) -> bool:
+    return _is_positive(value) and isinstance(value, int | float) and value <= 366 * 86_400
 
 
 def _is_redis_url(value: object) -> bool:

@@ -205,9 +205,10 @@ def _download(pinned: PinnedFile, scratch: Path, progress: Progress) -> Path:
 def _size_of_largest(folder: Path) -> int:
     """Return the bytes of the largest file below a folder, whatever pip moves meanwhile."""
     largest = 0
-    for file in folder.rglob("*"):
-        with contextlib.suppress(OSError):
-            largest = max(largest, file.stat().st_size)
+    for place, _, names in os.walk(folder):  # unlike rglob, it is used to vanishing folders
+        for name in names:
+            with contextlib.suppress(OSError):
+                largest = max(largest, os.path.getsize(os.path.join(place, name)))
     return largest
 
 

@@ -173,6 +173,7 @@ def _make_apps(
 ) -> dict[str, Any]:
     from longtask_kit.local.model import create_model_app
     from longtask_kit.local.qstash import create_qstash_app
+    from longtask_kit.local.qstash.plan import PLANS, UNLIMITED
     from longtask_kit.local.redis_rest import create_redis_rest_app
     from longtask_kit.local.stack import make_settings
     from longtask_kit.webhook import create_app
@@ -192,6 +193,8 @@ def _make_apps(
             allow_remote=config.allow_remote,
             rewrites=rewrites,
             outbound=dict(map(_split, config.rewrites)),
+            dedup_window_s=config.dedup_window_s,
+            plan=PLANS[config.plan] if config.plan else UNLIMITED,
         ),
         "model": create_model_app(
             api_key=environment["OPENAI_API_KEY"], tokens_per_s=config.tokens_per_s

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from longtask_kit.terminal import print_stream
 from longtask_kit.widgets.bundle import make_bundle
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from longtask_kit.task import Task
     from longtask_kit.widgets.output import TaskOutput
+
+_live: WeakKeyDictionary[Task, TaskOutput] = WeakKeyDictionary()
 
 
 def display_task(task: Task) -> None:
@@ -32,7 +35,10 @@ def display_task(task: Task) -> None:
         return
     from longtask_kit.widgets.output import TaskOutput
 
-    output = TaskOutput(task)
+    output = _live.get(task)
+    if output is None or not output.is_watching:
+        # Several cells that show a task are views of one output: its text is sent once.
+        output = _live[task] = TaskOutput(task)
     handle: DisplayHandle = display(output, display_id=True)  # type: ignore[no-untyped-call]
     _replace_when_over(task, output, handle)
 
@@ -46,6 +52,7 @@ def _replace_when_over(task: Task, output: TaskOutput, handle: DisplayHandle) ->
     def look() -> None:
         if task.is_over:
             stop()
+            _live.pop(task, None)
             handle.update(make_bundle(task.copy_state()), raw=True)  # type: ignore[no-untyped-call]
             # After the last draw, for views elsewhere ("Create New View for Output").
             task.door.call_later(0.2, output.close)

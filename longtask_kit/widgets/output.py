@@ -1,9 +1,9 @@
 """`TaskOutput`: the output area of one task, live.
 
 The protocol with `js/src/` is a snapshot and updates. Updates are coalesced: jupyter_server drops
-messages above 1,000 a second, and each costs some 650 bytes, so at most 30 a second are sent, each
-with an epoch (which text) and a seq (which update of it). A front end that sees a hole asks for the
-snapshot, which always is whole; a second view and a reloaded page get it by themselves.
+messages above 1,000 a second, and each costs some 750 bytes, so `pace.py` says when one is sent.
+Each has an epoch (which text) and a seq (which update of it). A front end that sees a hole asks for
+the snapshot, which always is whole; a second view and a reloaded page get it by themselves.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import traitlets
 from longtask_kit.cures import find_cure
 from longtask_kit.errors import LongTaskError
 from longtask_kit.events import TERMINAL_STATUSES
+from longtask_kit.widgets.pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from longtask_kit.task import Task
 
 _STATIC = Path(__file__).parent / "static"
-_DRAW_INTERVAL_S = 1 / 30
 
 
 class TaskOutput(anywidget.AnyWidget):
@@ -60,7 +60,8 @@ class TaskOutput(anywidget.AnyWidget):
         self._meta: dict[str, Any] = {"status": "idle", "isWatching": False, "label": label}
         self._stop_listening: Callable[[], None] = lambda: None
         self._is_draw_due = False
-        self._drawn_at = self._timed_at = 0.0
+        self._pace = Pace()
+        self._timed_at = 0.0
         super().__init__(in_panel=in_panel)
         self.on_msg(self._receive)
         self._keep_messages_off_busy_shells()
@@ -70,6 +71,11 @@ class TaskOutput(anywidget.AnyWidget):
     def __repr__(self) -> str:
         tokens = f", {self._meta['tokens']} tokens" if self._meta.get("tokens") else ""
         return f"TaskOutput({self.status}{tokens})"
+
+    @property
+    def is_watching(self) -> bool:
+        """Whether it follows its task: not before one, after its end, or when told to stop."""
+        return bool(self._meta["isWatching"])
 
     # -- what it shows --------------------------------------------------------------------------
 
@@ -101,7 +107,9 @@ class TaskOutput(anywidget.AnyWidget):
 
     def show(self, **meta: object) -> None:
         """Change what stands around the text; the keys are those of `meta` in `js/src/`."""
-        self._send_update("", meta)
+        with self._lock:
+            changed = {name: value for name, value in meta.items() if self._meta.get(name) != value}
+            self._send_update("", changed)
 
     def cancel(self) -> None:
         """Ask the task to end; returns at once."""
@@ -123,7 +131,7 @@ class TaskOutput(anywidget.AnyWidget):
     # -- drawing: on the kit's thread -----------------------------------------------------------
 
     def _schedule_draw(self) -> None:
-        """Draw soon, at most 30 times a second; called whenever the task changes.
+        """Draw soon, as often as is worth it; called whenever the task changes.
 
         The end is drawn at once: whoever awaited the task finds `status` up to date.
         """
@@ -134,11 +142,10 @@ class TaskOutput(anywidget.AnyWidget):
         if self._is_draw_due or task is None:
             return
         self._is_draw_due = True
-        wait_s = max(0.0, self._drawn_at + _DRAW_INTERVAL_S - time.monotonic())
-        task.door.call_later(wait_s, self._draw)
+        task.door.call_later(self._pace.find_wait_s(), self._draw)
 
     def _draw(self) -> None:
-        self._is_draw_due, self._drawn_at = False, time.monotonic()
+        self._is_draw_due = False
         task = self.task
         if task is None:
             return
@@ -152,8 +159,10 @@ class TaskOutput(anywidget.AnyWidget):
             if figures["status"] in TERMINAL_STATUSES:
                 changed["isWatching"] = False
             if "elapsedMs" in changed:
-                self._timed_at = self._drawn_at
-            self._send_update(text[len(self._text) :], changed)
+                self._timed_at = time.monotonic()
+            delta = text[len(self._text) :]
+            self._pace.note(len(delta.encode()))
+            self._send_update(delta, changed)
         if self.status != figures["status"]:
             self.status = figures["status"]
 

@@ -121,9 +121,10 @@ class TaskPanel(w.VBox):
             description="Model",
             ensure_option=False,
             style=_OWN_WIDTH,
-            layout=w.Layout(width="13rem"),
+            layout=w.Layout(width="14rem"),
         )
         self.model_note = w.Label(layout=w.Layout(display="none"))
+        self.model_note.add_class("longtask-model-note")
         self.model.observe(self._note_model, "value")
         self.temperature = w.FloatSlider(
             value=0.7,
@@ -133,7 +134,7 @@ class TaskPanel(w.VBox):
             description="Temperature",
             readout_format=".1f",
             style=_OWN_WIDTH,
-            layout=w.Layout(width="17rem"),
+            layout=w.Layout(width="15rem"),
         )
         least, most = MAX_TOKENS_RANGE
         self.max_tokens = w.BoundedIntText(
@@ -143,7 +144,7 @@ class TaskPanel(w.VBox):
             step=50,
             description="Max tokens",
             style=_OWN_WIDTH,
-            layout=w.Layout(width="11rem"),
+            layout=w.Layout(width="10rem"),
         )
         self.system = w.Textarea(placeholder="System message, optional.", rows=2, layout=wide)
         self._system_fold = w.Accordion([self.system], titles=("System prompt",))
@@ -159,9 +160,9 @@ class TaskPanel(w.VBox):
         self.submit_button = w.Button(
             description="Submit", button_style="primary", icon="paper-plane", tooltip="Ctrl+Enter"
         )
-        self.submit_button.layout.width = "7rem"
+        self.submit_button.layout.width = "6.5rem"
         self.submit_button.on_click(lambda _: self.submit())
-        self.history = w.Dropdown(options=[(_NEW, "")], layout=w.Layout(width="12rem"))
+        self.history = w.Dropdown(options=[(_NEW, "")], layout=w.Layout(width="9.5rem"))
         self.history.tooltip = "Tasks of this kernel"
         self.history.observe(self._reopen, "value")
 
@@ -189,8 +190,10 @@ class TaskPanel(w.VBox):
         """Return what is to be said of the model that answers: that it is scripted, or small."""
         default = self._kit.settings.model if self._kit.settings else ""
         name = str(task.spec.get("model") or default)
-        is_demo = self._is_demo and name.startswith("demo")
-        return DEMO_LABEL if is_demo else self._offered.get(name, "")
+        return DEMO_LABEL if self._is_scripted(name) else self._offered.get(name, "")
+
+    def _is_scripted(self, name: str) -> bool:
+        return self._is_demo and name.startswith("demo")
 
     async def _list_models(self, settings: Settings) -> None:
         """Fill the model menu with what the service offers."""
@@ -200,7 +203,10 @@ class TaskPanel(w.VBox):
             self._note_model()
 
     def _note_model(self, _: object = None) -> None:
-        note = self._offered.get(self.model.value.strip(), "")
+        name = self.model.value.strip()
+        note = self._offered.get(name, "")
+        if self.task is None:  # else it says of which model the answer is
+            self.output.show(label=DEMO_LABEL if self._is_scripted(name or "demo") else "")
         self.model_note.value = note
         self.model_note.layout.display = None if note else "none"
 

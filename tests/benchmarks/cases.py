@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
+import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from longtask_kit import LocalStack, connect
 from longtask_kit.local.gguf import SMOLLM2_NAME, install_pinned
+from tests.benchmarks.followers_case import measure_followers
 from tests.benchmarks.measure import Row, percentile, time_s
+from tests.benchmarks.memory_case import measure_memory
 from tests.benchmarks.queue_case import measure_queue
 from tests.benchmarks.redis_case import measure_redis
-from tests.benchmarks.side_by_side import measure_side_by_side
+from tests.benchmarks.side_by_side import measure_far_redis, measure_side_by_side
+from tests.benchmarks.widget_case import measure_widget
 from tests.benchmarks.workbench import Answer, ask_model, ask_task, check_same_text
 
 if TYPE_CHECKING:
@@ -79,6 +85,40 @@ def measure_stack(bench: Workbench) -> list[Row]:
         Row(benchmark="stack", what="LocalStack(data=None)", unit="s", values=ready, aim=1.5),
         Row(benchmark="stack", what="its first task's first token", unit="s", values=first),
     ]
+
+
+def measure_cold_run(bench: Workbench) -> list[Row]:
+    """`longtask run` where no stack runs, from the command to the first text in its output.
+
+    Bound by two interpreters one after the other, each with its imports, and Valkey: the command's
+    own, and the stack's; then as the first task of `stack`.
+    """
+    seconds = []
+    for _ in range(bench.runs):
+        with tempfile.TemporaryDirectory(prefix="longtask-cold-") as home:
+            seconds.append(_run_cold(os.environ | {"LONGTASK_HOME": home}))
+    row = Row(
+        benchmark="cold-run", what="longtask run, first text", unit="s", values=seconds, aim=2.5
+    )
+    return [row]
+
+
+def _run_cold(environment: dict[str, str]) -> float:
+    longtask = [sys.executable, "-m", "longtask_kit.cli"]
+    began = time.perf_counter()
+    with subprocess.Popen(
+        [*longtask, "run", "--model", "demo-fast", "Explain the first start"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as command:
+        assert command.stdout is not None
+        first = command.stdout.read(1)
+        seconds = time.perf_counter() - began
+        assert first, "nothing was printed"
+        assert len(command.stdout.read()) > 100
+    subprocess.run([*longtask, "down"], env=environment, check=True, capture_output=True)
+    return seconds
 
 
 def measure_first_token(bench: Workbench) -> list[Row]:
@@ -188,26 +228,6 @@ def measure_many(bench: Workbench) -> list[Row]:
     ]
 
 
-def measure_log_size(bench: Workbench) -> list[Row]:
-    """Memory of a task's log in Redis, divided by the UTF-8 bytes of its text.
-
-    Bound by how many tokens share an entry: an entry costs its id, its time and field names. A
-    fast model batches by itself, a paced one leaves entries of a token or few. Redis also rounds
-    up: it allots the last node of a stream whole (4 KiB), which is most of a short answer's log,
-    and the paced answer is short, since the demo has no long paced model.
-    """
-    rows = []
-    for model, size in (("demo-long", bench.scaled(_LONG, 1000)), ("demo@2000", 2000)):
-        ratios = []
-        for number in range(bench.runs):
-            answer = ask_task(bench.kit, f"Explain ledger {number}", model=model, max_tokens=size)
-            log_bytes, entries = bench.measure_log(answer.task_id)
-            ratios.append(log_bytes / len(answer.text.encode()))
-            note = f"{answer.tokens:,} tokens, {entries} entries, {log_bytes:,} bytes"
-        rows.append(Row(benchmark="log-size", what=model, unit="x", values=ratios, note=note))
-    return rows
-
-
 def measure_flushes(bench: Workbench) -> list[Row]:
     """Redis writes for 1,000 tokens at 50 a second, with the flush interval of a hosted Redis.
 
@@ -242,14 +262,18 @@ def measure_flushes(bench: Workbench) -> list[Row]:
 BENCHMARKS: Mapping[str, Benchmark] = {
     "import": measure_import,
     "stack": measure_stack,
+    "cold-run": measure_cold_run,
     "first-token": measure_first_token,
     "throughput": measure_throughput,
     "many": measure_many,
-    "log-size": measure_log_size,
     "flushes": measure_flushes,
     "side-by-side": measure_side_by_side,
+    "far-redis": measure_far_redis,
+    "followers": measure_followers,
+    "memory": measure_memory,
     "queue": measure_queue,
     "redis": measure_redis,
+    "widget": measure_widget,
 }
 # Only when named: it fetches a model of 95 MB and needs the llm extra.
 ON_DEMAND: Mapping[str, Benchmark] = {"llm": measure_llm}

@@ -31,6 +31,8 @@ class Row:
         aim: The median should not be above it; None where nothing is promised.
         is_floor: The median should not be below it, instead.
         note: One fact about the last run, or nothing.
+        who: Of several that are compared; such rows are printed as a table of their own.
+        column: Which of its figures this is, in that table.
     """
 
     benchmark: str
@@ -40,6 +42,8 @@ class Row:
     aim: float | None = None
     is_floor: bool = False
     note: str = ""
+    who: str = ""
+    column: str = ""
 
     @property
     def median(self) -> float:
@@ -67,6 +71,8 @@ class Row:
             "is_floor": self.is_floor,
             "met": self.is_met,
             "note": self.note,
+            "who": self.who,
+            "column": self.column,
         }
 
 

@@ -1,337 +1,258 @@
-"""The kit beside what people use instead, in one run: same model, same reader's machine.
+"""The kit beside what people use instead, in one run: same model, same machine, same readers.
 
-Every token carries the time it was sent, so the delay of each is measured where it is read. All
-runs check count and order.
+Every token carries the time it was sent, so the delay of each is measured where it is read. Every
+run checks count, order and content against what the model says that it sent. Runs take turns, so
+that whatever else the machine does meets all contestants alike.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import os
 import secrets
-import subprocess
 import sys
-import time
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import httpx
-from httpx_sse import aconnect_sse
-from openai import AsyncOpenAI
-from redis.asyncio import Redis
 
-from longtask_kit import connect
-from tests.benchmarks.measure import Row, percentile
-from tests.benchmarks.stamped_model import TOKEN_CHARS, read_clock, read_delays_ms
+from tests.benchmarks.load import COLUMNS, Figures, Load, Reading
+from tests.benchmarks.measure import Row
+from tests.benchmarks.place import move_away, open_place, read_cpu_s
+from tests.benchmarks.readers import CONTESTANTS, ROUND_TRIP_MS, UnavailableError
+from tests.benchmarks.stamped_model import read_clock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import Sequence
 
-    from longtask_kit import Kit, LocalStack
+    from tests.benchmarks.place import Place
+    from tests.benchmarks.readers import Contestant
     from tests.benchmarks.workbench import Workbench
 
-_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+    Results = dict[str, list[Figures]]
+
+KIT = "longtask_kit"
+_LOADS = [(1, 50), (10, 50), (50, 50), (100, 50), (1, 500), (10, 500), (1, 0), (10, 0)]
+_FAR_LOADS = [(1, 50), (1, 500)]
+_FAR_NAMES = [KIT, "naive, 3 REST calls", "redis-py a token"]
+_MOST_TOKENS = 500_000  # of all tasks, when nothing but the machine limits them
+_SLACK_S = 30.0  # for the slowest contestant's slowest run
 
 
-@dataclass(slots=True)
-class Reading:
-    """What one reader saw of one task."""
-
-    tokens: int = 0
-    delays_ms: list[float] = field(default_factory=list)
-
-    def take(self, text: str) -> None:
-        """Take a piece in; it may hold several tokens."""
-        assert len(text) % TOKEN_CHARS == 0, "a token was cut"
-        self.delays_ms += read_delays_ms(text, read_clock())
-        self.tokens += len(text) // TOKEN_CHARS
-        assert self.delays_ms[-1] < 300_000, "out of order, or very late"
+class _LostTextError(Exception):
+    """A contestant did not deliver what the model sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
-    """How much is asked for: `tasks` at once, `count` tokens each, at `rate` a second (0: any)."""
+class _Aim:
+    """What the kit's median should reach; with `than`, as a multiple of that contestant's."""
 
-    tasks: int
-    rate: int
-    count: int
-
-    @property
-    def model(self) -> str:
-        """The stamped model that gives it."""
-        return f"{self.rate}x{self.count}"
-
-    def __str__(self) -> str:
-        pace = f"{self.rate} tok/s" if self.rate else "unlimited"
-        return f"{self.tasks} x {pace}"
+    load: Load
+    figure: str
+    limit: float
+    than: str = ""
+    is_floor: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """The processes of a run."""
-
-    stack: LocalStack
-    model_url: str
-    pids: set[int]
-
-    @contextlib.contextmanager
-    def watching(self, process: subprocess.Popen[Any]) -> Iterator[None]:
-        """Count a process's CPU time, too."""
-        self.pids.add(process.pid)
-        try:
-            yield
-        finally:
-            self.pids.discard(process.pid)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """What a contestant did with a load, from the moment everything was ready."""
-
-    readings: list[Reading]
-    seconds: float
-    cpu_s: float
+_SDK, _NAIVE, _REDIS_PY = "openai SDK, direct", "naive, 3 REST calls", "redis-py a token"
+_ONE, _HUNDRED = Load(tasks=1, rate=50), Load(tasks=100, rate=50)
+_AIMS = [
+    _Aim(load=_ONE, figure="delay_p50", limit=3.0),
+    _Aim(load=_ONE, figure="delay_p50", limit=1.5, than=_REDIS_PY),
+    _Aim(load=_HUNDRED, figure="rate", limit=4500, is_floor=True),
+    _Aim(load=_HUNDRED, figure="rate", limit=1.1, than=_SDK, is_floor=True),
+    _Aim(load=_HUNDRED, figure="rate", limit=8, than=_NAIVE, is_floor=True),
+    _Aim(load=_HUNDRED, figure="delay_p99", limit=60),
+    _Aim(load=_HUNDRED, figure="cpu_us", limit=1.0, than=_SDK),
+    _Aim(load=Load(tasks=1, rate=0), figure="rate", limit=3, than=_SDK, is_floor=True),
+]
 
 
 def measure_side_by_side(bench: Workbench) -> list[Row]:
-    """Tokens a second, added delay and CPU a token, of the kit and of what is used instead.
+    """Throughput and delay of the steady part, start-up, CPU a token of all processes.
 
     Bound by CPU at 100 tasks: the same two cores run the model, the writer, Redis and the reader.
+    One unlimited task is bound by whoever decodes the model's ~150 bytes of JSON a token.
     """
-    loads = [
-        Load(tasks=1, rate=50, count=bench.scaled(150, 10)),
-        Load(tasks=100, rate=50, count=bench.scaled(75, 5)),
-        Load(tasks=1, rate=0, count=bench.scaled(4_000, 200)),
-    ]
+    chosen = [(tasks, rate) for tasks in bench.tasks for rate in bench.rates]
+    loads = [Load(tasks=tasks, rate=rate) for tasks, rate in chosen or _LOADS]
+    if bench.is_quick:
+        loads = loads[:1]
     rows: list[Row] = []
-    with _start_model() as (model_url, model_pid):
-        place = Place(stack=bench.stack, model_url=model_url, pids={bench.stack.pid, model_pid})
-        for load in loads if not bench.is_quick else loads[:1]:
-            for name, read in _READERS.items():
-                rows += _measure(name, read, place, load, runs=bench.runs)
+    with open_place(bench.stack) as place:
+        for load, results in _compare(bench, place, loads, list(CONTESTANTS)).items():
+            rows += _make_rows("side-by-side", load, results)
+            rows += _make_aim_rows(load, results)
     return rows
 
 
-def _measure(
-    name: str,
-    read: Callable[[Place, Load], Awaitable[Run]],
-    place: Place,
-    load: Load,
-    *,
-    runs: int,
-) -> list[Row]:
-    rates, p50, p99, cpu = [], [], [], []
-    for _ in range(runs):
-        run: Run = asyncio.run(read(place, load))  # type: ignore[arg-type]
-        assert [reading.tokens for reading in run.readings] == [load.count] * load.tasks, name
-        delays = [delay for reading in run.readings for delay in reading.delays_ms]
-        total = load.tasks * load.count
-        rates.append(total / run.seconds)
-        p50.append(percentile(delays, 50))
-        p99.append(percentile(delays, 99))
-        cpu.append(run.cpu_s / total * 1e6)
-    what = f"{load}: {name}"
+def measure_far_redis(bench: Workbench) -> list[Row]:
+    """Redis a round trip of 20 ms away, through a proxy that delays and limits nothing else.
 
-    def row(unit: str, kind: str, values: list[float]) -> Row:
-        return Row(benchmark="side-by-side", what=f"{what}, {kind}", unit=unit, values=values)
+    Bound by the round trip: whoever waits for it after each token reads at its pace, whoever sends
+    on meanwhile at the model's. One way from the model to the reader takes a whole round trip:
+    half to Redis, half from Redis.
+    """
+    loads = [Load(tasks=tasks, rate=rate) for tasks, rate in _FAR_LOADS]
+    rows: list[Row] = []
+    with open_place(bench.stack) as place, move_away(place, ROUND_TRIP_MS) as far:
+        results = _compare(bench, far, loads[:1] if bench.is_quick else loads, _FAR_NAMES)
+        for load, found in results.items():
+            rows += _make_rows("far-redis", load, found)
+            own = found[KIT]
+            for what, values, limit, is_floor in (
+                ("read / model's rate", [f.rate / load.rate for f in own], 0.97, True),
+                ("delay p50 / round trip", [f.delay_p50 / ROUND_TRIP_MS for f in own], 1.2, False),
+            ):
+                rows.append(
+                    Row(
+                        benchmark="far-redis",
+                        what=f"{load}: {KIT}, {what}",
+                        unit="x",
+                        values=values,
+                        aim=limit,
+                        is_floor=is_floor,
+                    )
+                )
+    return rows
 
+
+def _compare(
+    bench: Workbench, place: Place, loads: Sequence[Load], names: Sequence[str]
+) -> dict[Load, Results]:
+    """Measure each load with each contestant; all of them stand ready from the beginning."""
+
+    async def compare() -> dict[Load, Results]:
+        # A notebook's loop has few threads; a hundred blocking submits would wait for one another.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(100))
+        async with contextlib.AsyncExitStack() as stack:
+            ready: dict[str, Contestant] = {}
+            for name in names:
+                try:
+                    ready[name] = await stack.enter_async_context(CONTESTANTS[name](place))
+                except UnavailableError as exc:
+                    bench.skip(name, str(exc))
+            return {load: await _run_load(bench, place, load, ready) for load in loads}
+
+    return asyncio.run(compare())
+
+
+async def _run_load(
+    bench: Workbench, place: Place, load: Load, ready: dict[str, Contestant]
+) -> Results:
+    results: Results = defaultdict(list)
+    counts: dict[str, int] = {}
+    for number in range(bench.runs):
+        for name, one in ready.items():
+            print(f"  {load}, run {number + 1} of {bench.runs}: {name} …", file=sys.stderr)
+            if name not in counts:
+                counts[name] = await _find_count(bench, place, load, one)
+            try:
+                figures = await _run(place, load, one, counts[name])
+            except _LostTextError as exc:
+                if name == KIT:
+                    raise
+                bench.skip(f"{name}, {load}", str(exc))
+            else:
+                results[name].append(figures)
+    return results
+
+
+async def _find_count(bench: Workbench, place: Place, load: Load, one: Contestant) -> int:
+    """Return how many tokens a task takes to last as long as a run should; warms everything up."""
+    most = _MOST_TOKENS // load.tasks
+    count = 5 if load.rate else 100
+    while not bench.is_quick and count < most:
+        try:
+            run = await _run(place, load, one, count)
+        except _LostTextError:  # too short for its reader to join, or the measured runs tell
+            if load.rate:
+                return round(load.rate * bench.seconds)
+            count *= 5
+            continue
+        # Twice the start-up on top, which the steady part leaves out.
+        wanted_s = bench.seconds + 2 * run.start_s
+        wanted = max(5, round(count * wanted_s / max(0.01, run.seconds)))
+        if load.rate:
+            wanted = min(wanted, round(load.rate * wanted_s))
+        if run.seconds > bench.seconds / 4 or wanted <= count:
+            return min(wanted, most)
+        count = min(wanted, count * 5, most)
+    return count
+
+
+async def _run(place: Place, load: Load, one: Contestant, count: int) -> Figures:
+    """Have all tasks of a load run at once, and check what was read of each."""
+    prompts = [f"bench_{secrets.token_hex(8)}" for _ in range(load.tasks)]
+    model = f"{load.rate}x{count}"
+
+    async def read(prompt: str) -> Reading:
+        reading = Reading()
+        await one.read(prompt, model, reading)
+        return reading
+
+    used: list[tuple[int, float]] = []
+    watching = asyncio.create_task(_watch_cpu(place.pids | one.pids, used))
+    try:
+        async with asyncio.timeout(_SLACK_S):
+            readings = await asyncio.gather(*map(read, prompts))
+    except TimeoutError:
+        raise _LostTextError(f"not at the end after {_SLACK_S:g} s") from None
+    except Exception as exc:
+        raise _LostTextError(f"{type(exc).__name__}: {exc}") from exc
+    finally:
+        watching.cancel()
+    async with httpx.AsyncClient(trust_env=False) as client:
+        sent = (await client.get(f"{place.model_url}/sent")).json()
+    wrong = sum(r.digest != sent[p] for p, r in zip(prompts, readings, strict=True))
+    if wrong:
+        raise _LostTextError(f"{wrong} of {load.tasks} texts were not what the model sent")
+    return Figures.of(readings, used)
+
+
+async def _watch_cpu(pids: frozenset[int], used: list[tuple[int, float]]) -> None:
+    """Note the CPU seconds of all processes at the time on the clock, again and again."""
+    while True:
+        used.append((read_clock(), read_cpu_s(pids)))
+        await asyncio.sleep(0.1)
+
+
+def _make_rows(benchmark: str, load: Load, results: Results) -> list[Row]:
     return [
-        row("tok/s", "read", rates),
-        row("ms", "delay p50", p50),
-        row("ms", "delay p99", p99),
-        row("µs", "CPU a token", cpu),
+        Row(
+            benchmark=benchmark,
+            what=str(load),
+            who=name,
+            column=column,
+            unit=unit,
+            values=[getattr(run, figure) for run in runs],
+        )
+        for name, runs in results.items()
+        for figure, (column, unit) in COLUMNS.items()
     ]
 
 
-async def _run(place: Place, load: Load, read: Callable[[], Awaitable[Reading]]) -> Run:
-    """Read all tasks of a load at once."""
-    busy_s, began = _read_cpu_s(place.pids), time.perf_counter()
-    readings = await asyncio.gather(*(read() for _ in range(load.tasks)))
-    seconds = time.perf_counter() - began
-    return Run(readings=readings, seconds=seconds, cpu_s=_read_cpu_s(place.pids) - busy_s)
-
-
-# -- the readers --------------------------------------------------------------------------------
-
-
-async def _read_openai(place: Place, load: Load) -> Run:
-    """The openai SDK on the model itself: what a notebook user does today."""
-    client = AsyncOpenAI(api_key="x", base_url=f"{place.model_url}/v1", max_retries=0)
-
-    async def read() -> Reading:
-        reading = Reading()
-        stream = await client.chat.completions.create(
-            model=load.model, messages=[{"role": "user", "content": "x"}], stream=True
-        )
-        async for chunk in stream:
-            if chunk.choices and (text := chunk.choices[0].delta.content):
-                reading.take(text)
-        return reading
-
-    async with client:
-        return await _run(place, load, read)
-
-
-async def _read_kit(place: Place, load: Load) -> Run:
-    """The kit, its webhook app in a process of its own."""
-    with _serve_kit(place) as kit:
-
-        async def read() -> Reading:
-            reading = Reading()
-            task = await asyncio.to_thread(kit.submit, "x", model=load.model)
-            async for text in task:
-                reading.take(text)
-            return reading
-
-        return await _run(place, load, read)
-
-
-async def _read_naive(place: Place, load: Load) -> Run:
-    """Three REST calls a token, an SSE subscription a reader."""
-    environment = place.stack.environment
-    headers = {"Authorization": f"Bearer {environment['UPSTASH_REDIS_REST_TOKEN']}"}
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(timeout=60, limits=limits, trust_env=False) as client:
-
-        async def listen(task_id: str) -> AsyncIterator[str]:
-            url = f"{environment['UPSTASH_REDIS_REST_URL']}/subscribe/{task_id}"
-            async with aconnect_sse(client, "POST", url, headers=headers) as source:
-                async for frame in source.aiter_sse():
-                    kind, _, text = frame.data.split(",", 2)
-                    yield "" if kind == "subscribe" else text
-
-        return await _read_contestant("naive", place, load, listen)
-
-
-async def _read_redis_py(place: Place, load: Load) -> Run:
-    """redis-py on both sides, no REST and no queue."""
-    redis = Redis(unix_socket_path=_find_socket(place.stack), max_connections=1000)
-
-    async def listen(task_id: str) -> AsyncIterator[str]:
-        async with redis.pubsub() as channel:
-            await channel.subscribe(task_id)
-            async for message in channel.listen():
-                yield "" if message["type"] == "subscribe" else message["data"].decode()
-
-    async with redis:
-        return await _read_contestant("redis-py", place, load, listen)
-
-
-_READERS = {
-    "openai SDK, direct": _read_openai,
-    "longtask_kit": _read_kit,
-    "naive, 3 REST calls": _read_naive,
-    "redis-py a token": _read_redis_py,
-}
-
-
-async def _read_contestant(
-    name: str, place: Place, load: Load, listen: Callable[[str], AsyncIterator[str]]
-) -> Run:
-    """Have a contestant's process write, once everybody listens."""
-    with (
-        _start(
-            ["contestants", name, place.model_url],
-            **place.stack.environment,
-            BENCH_SOCKET=_find_socket(place.stack),
-        ) as worker,
-        place.watching(worker),
-    ):
-        assert worker.stdin is not None
-        assert worker.stdout is not None
-        worker.stdout.readline()  # ready
-        stdin = worker.stdin
-
-        async def read() -> Reading:
-            reading, task_id = Reading(), f"bench_{secrets.token_hex(8)}"
-            async for text in listen(task_id):
-                if not text:
-                    stdin.write(json.dumps({"id": task_id, "model": load.model}) + "\n")
-                    stdin.flush()
-                elif text == "end":
-                    return reading
-                else:
-                    reading.take(text)
-            raise AssertionError("the channel was closed")
-
-        return await _run(place, load, read)
-
-
-# -- the processes ------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _start(arguments: list[str], **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a module of this package until the context ends; its first line says it is ready."""
-    module, *rest = arguments
-    command = [sys.executable, "-m", f"tests.benchmarks.{module}", *rest]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        command, stdin=pipe, stdout=pipe, text=True, env=os.environ | environment
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-@contextlib.contextmanager
-def _start_model() -> Iterator[tuple[str, int]]:
-    with _start(["stamped_model"]) as process:
-        assert process.stdout is not None
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}", process.pid
-
-
-@contextlib.contextmanager
-def _serve_kit(place: Place) -> Iterator[Kit]:
-    from tests.serving import free_port
-
-    port = free_port()
-    own = {
-        "LONGTASK_BASE_URL": f"http://127.0.0.1:{port}",
-        "OPENAI_BASE_URL": f"{place.model_url}/v1",
-    }
-    command = [sys.executable, "-m", "longtask_kit.cli", "serve", "--port", str(port)]
-    environment = os.environ | place.stack.environment | own
-    quiet = subprocess.DEVNULL
-    with (
-        subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet) as app,
-        place.watching(app),
-    ):
-        try:
-            while True:
-                with contextlib.suppress(httpx.HTTPError):
-                    httpx.get(f"{own['LONGTASK_BASE_URL']}/api/health", trust_env=False)
-                    break
-                time.sleep(0.05)
-            settings = place.stack.settings.model_copy(
-                update={"base_url": own["LONGTASK_BASE_URL"]}
+def _make_aim_rows(load: Load, results: Results) -> list[Row]:
+    rows = []
+    for aim in _AIMS:
+        if aim.load != load or (aim.than and aim.than not in results):
+            continue
+        what, unit = COLUMNS[aim.figure]
+        values = [getattr(run, aim.figure) for run in results[KIT]]
+        if aim.than:
+            others = [getattr(run, aim.figure) for run in results[aim.than]]
+            values = [own / other for own, other in zip(values, others, strict=False)]
+            what, unit = f"{what} / {aim.than}", "x"
+        rows.append(
+            Row(
+                benchmark="side-by-side",
+                what=f"{load}: {KIT}, {what}",
+                unit=unit,
+                values=values,
+                aim=aim.limit,
+                is_floor=aim.is_floor,
             )
-            with connect(settings=settings, quiet=True) as kit:
-                kit.submit("warm up", model="0x10").result(30)
-                yield kit
-        finally:
-            app.terminate()
-
-
-def _find_socket(stack: LocalStack) -> str:
-    return str(stack._files.socket)
-
-
-def _read_cpu_s(pids: set[int]) -> float:
-    """CPU seconds of our process, of those named, and of their children."""
-    total = 0.0
-    for pid in (os.getpid(), *pids):
-        total += _read_process_cpu_s(pid)
-        if pid != os.getpid():
-            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-            total += sum(_read_process_cpu_s(int(child)) for child in children)
-    return total
-
-
-def _read_process_cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * _TICK_S
+        )
+    return rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,10 +14,10 @@ import httpx
 from upstash_redis import Redis
 
 from longtask_kit import LocalStack, connect
-from longtask_kit.keys import log_key
+from longtask_kit.keys import log_key, task_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
 
     from longtask_kit import Kit
@@ -75,11 +76,28 @@ class Workbench:
     Args:
         runs: How often each measurement is repeated, >= 1.
         is_quick: Each benchmark as short as possible: only that it works is of interest.
+        seconds: How long a run of a comparison takes, start-up apart, > 0.
+        tasks: How many at once a comparison measures; empty is its own choice.
+        rates: Tokens a second of each, 0 for as fast as they are read; goes with `tasks`.
+
+    Attributes:
+        skipped: What was not measured, and why.
     """
 
-    def __init__(self, *, runs: int, is_quick: bool) -> None:
+    def __init__(
+        self,
+        *,
+        runs: int,
+        is_quick: bool,
+        seconds: float = 3.0,
+        tasks: Sequence[int] = (),
+        rates: Sequence[int] = (),
+    ) -> None:
         self.runs = 1 if is_quick else runs
         self.is_quick = is_quick
+        self.seconds = seconds
+        self.tasks, self.rates = tasks, rates
+        self.skipped: list[str] = []
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -92,6 +110,11 @@ class Workbench:
         traceback: TracebackType | None,
     ) -> None:
         self._open.close()
+
+    def skip(self, what: str, why: str) -> None:
+        """Note that something was not measured."""
+        self.skipped.append(f"{what}: {why}")
+        print(f"not measured: {self.skipped[-1]}", file=sys.stderr)
 
     def scaled(self, full: int, quick: int) -> int:
         """Return a size: the real one, or the one of a quick run."""
@@ -143,12 +166,18 @@ class Workbench:
 
     def measure_log(self, task_id: str) -> tuple[int, int]:
         """Return a log's size in Redis, in bytes of memory, and its number of entries."""
-        key = log_key(task_id)
-        size_bytes = self._redis.execute(["MEMORY", "USAGE", key, "SAMPLES", "0"])
-        entries = self._redis.execute(["XLEN", key])
-        assert isinstance(size_bytes, int)
+        entries = self._redis.execute(["XLEN", log_key(task_id)])
         assert isinstance(entries, int)
-        return size_bytes, entries
+        return self._measure_key(log_key(task_id)), entries
+
+    def measure_task(self, task_id: str) -> int:
+        """Return the bytes of memory that a task's record and log take in Redis."""
+        return self._measure_key(task_key(task_id)) + self._measure_key(log_key(task_id))
+
+    def _measure_key(self, key: str) -> int:
+        size_bytes = self._redis.execute(["MEMORY", "USAGE", key, "SAMPLES", "0"])
+        assert isinstance(size_bytes, int)
+        return size_bytes
 
 
 def ask_task(kit: Kit, prompt: str, *, model: str, max_tokens: int = 1000) -> Answer:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tests.serving import free_port
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Locator, Page
+    from playwright.sync_api import Browser, Locator, Page
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 CHROMIUM_ARGUMENTS = [
@@ -32,13 +32,6 @@ CHROMIUM_ARGUMENTS = [
 ]
 SHOTS = Path(os.environ.get("LONGTASK_SCREENSHOTS", Path(__file__).parent / ".shots"))
 
-# Before any page script: count what blocks the page for more than 50 ms.
-WATCH_LONG_TASKS = """
-window.longTasks = [];
-new PerformanceObserver((list) => {
-  for (const entry of list.getEntries()) window.longTasks.push(Math.round(entry.duration));
-}).observe({type: "longtask", buffered: true});
-"""
 WAIT_UNTIL_READY = """async () => {
   const app = window.jupyterapp;
   await app.restored;
@@ -125,7 +118,6 @@ class Notebook:
         self.comm_bytes: list[int] = []
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("websocket", lambda ws: ws.on("framereceived", self._count))
-        page.add_init_script(WATCH_LONG_TASKS)
         # With its kernel named, else JupyterLab asks for one in a dialogue.
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
         document = {
@@ -228,10 +220,32 @@ class Notebook:
         SHOTS.mkdir(parents=True, exist_ok=True)
         locator.screenshot(path=SHOTS / f"{name}.png", animations="disabled")
 
-    def long_tasks(self) -> list[int]:
-        """Return what blocked the page for more than 50 ms, in ms."""
-        found: list[int] = self.page.evaluate("window.longTasks")
-        return found
+    def start_tracing(self) -> None:
+        """Record what the page's main thread does."""
+        self._browser.start_tracing(page=self.page, categories=["toplevel"])
+
+    def stop_tracing(self) -> float:
+        """Return the page's longest task since, in ms of CPU: waiting for others is not its own."""
+        events = json.loads(self._browser.stop_tracing())["traceEvents"]
+        main = {
+            (event["pid"], event["tid"])
+            for event in events
+            if event["name"] == "thread_name" and event["args"]["name"] == "CrRendererMain"
+        }
+        tasks = [
+            float(event["tdur"]) / 1000
+            for event in events
+            if event["name"].endswith("RunTask")
+            and "tdur" in event
+            and (event["pid"], event["tid"]) in main
+        ]
+        return max(tasks)
+
+    @property
+    def _browser(self) -> Browser:
+        browser = self.page.context.browser
+        assert browser is not None
+        return browser
 
     def _count(self, frame: str | bytes) -> None:
         # By its own header: a status that answers a comm_msg names one as its parent.

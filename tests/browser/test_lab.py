@@ -1,6 +1,8 @@
 """`longtask lab` and `longtask app` as commands: what they start, and that nothing of it stays."""
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -8,6 +10,7 @@ import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,6 +19,9 @@ from longtask_kit.lab import _find_first, copy_lessons, find_lessons, make_envir
 from tests.browser.jupyter import answers, find_children, find_running
 from tests.serving import free_port
 from tests.wait import wait_until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 Start = Callable[..., subprocess.Popen[bytes]]
 
@@ -38,6 +44,23 @@ def start(stack: lt.LocalStack, tmp_path: Path) -> Iterator[Start]:
     for running in started:
         running.kill()
         running.wait()
+
+
+def test_a_link_of_a_lesson_opens_its_module_and_nobody_asks_for_news(
+    start: Start, browser: "Browser", tmp_path: Path
+) -> None:
+    port = free_port()
+    start("lab", str(tmp_path / "lessons"), "--port", str(port))
+    wait_until(lambda: answers(f"http://127.0.0.1:{port}/api"), timeout_s=60)
+    found = re.search(r"/lab\S*\?token=(\w+)", (tmp_path / "log").read_text())
+    assert found is not None
+    page = browser.new_page()
+    page.goto(f"http://127.0.0.1:{port}/lab/tree/01_first_task.ipynb?token={found[1]}")
+    page.get_by_role("link", name="submit.py").first.click(timeout=60_000)
+    page.locator(".jp-FileEditor", has_text="def").wait_for(timeout=30_000)
+    page.wait_for_timeout(3000)  # the question would come a moment after the start
+    assert page.get_by_text("Would you like to get notified").count() == 0
+    page.close()
 
 
 def test_lab_opens_on_a_copy_of_the_lessons_and_leaves_on_ctrl_c(
@@ -125,6 +148,20 @@ def test_lessons_are_copied_with_their_pictures(lesson: Path, tmp_path: Path) ->
     copied = {str(path.relative_to(mine)) for path in mine.rglob("[!.]*") if path.is_file()}
     assert copied == {"01_first.ipynb", "images/flow.svg"}
     assert copy_lessons(find_lessons(), tmp_path / "real") == []
+
+
+def test_a_copy_links_to_the_modules_that_were_copied_with_it(lesson: Path, tmp_path: Path) -> None:
+    lesson.write_text("see [it](../longtask_kit/submit.py), [that](../longtask_kit/lua/append.lua)")
+    mine = tmp_path / "mine"
+    copy_lessons([lesson], mine)
+    text = (mine / "01_first.ipynb").read_text()
+    assert text == "see [it](source/submit.py), [that](source/lua/append.lua)"
+    real = tmp_path / "real"
+    copy_lessons(find_lessons(), real)
+    for copy in real.glob("*.ipynb"):
+        for cell in json.loads(copy.read_text(encoding="utf-8"))["cells"]:
+            for link in re.findall(r"\]\((?!https?:|#)([^)]+)\)", "".join(cell["source"])):
+                assert (real / link).is_file(), f"{copy.name} leads nowhere: {link}"
 
 
 def test_a_copy_that_the_user_never_changed_is_brought_up_to_date(

@@ -67,7 +67,7 @@ def test_the_page_submits_streams_and_cancels(
     assert page.locator(".longtask-text").evaluate("e => e.textContent") == plain
     known = [task.id for task in kit.tasks(limit=1000)]
     assert len(known) == len(before) + 1, "it went to the services of the .env"
-    page.wait_for_function("!document.querySelector('.longtask-rendered').hidden")
+    page.wait_for_function("document.querySelector('.longtask-tail').hidden")
     SHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(
         path=SHOTS / f"page-{width}-{scheme}.png", full_page=True, animations="disabled"

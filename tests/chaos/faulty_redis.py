@@ -1,9 +1,11 @@
 """An HTTP proxy before Redis' REST service that answers wrongly, late, or not at all."""
 
+import base64
 import contextlib
 import socket
 import struct
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,12 +27,16 @@ class FaultyRedis:
 
     Attributes:
         draw_fault: Gets a request's body; returns one of `FAULTS`, or None to forward it.
+        draw_delay_s: How long a request is kept before it is forwarded; others may overtake it.
         injected: How many of each there were.
+        overtaken: How many parts of a flush came before the part they follow, and were refused.
         requests: How many requests came.
     """
 
     def __init__(self) -> None:
         self.draw_fault: Callable[[bytes], str | None] = lambda _: None
+        self.draw_delay_s: Callable[[], float] = lambda: 0
+        self.overtaken = 0
         self.injected: Counter[str] = Counter()
         self.requests = 0
         self._is_over = threading.Event()
@@ -82,9 +88,11 @@ class _Handler(BaseHTTPRequestHandler):
         fault = faults.draw_fault(body)
         if fault is not None:
             faults.injected[fault] += 1
+        time.sleep(faults.draw_delay_s())
         if fault in (None, "500 once applied", "hang once applied", "reply lost"):
             headers = {n: v for n, v in self.headers.items() if n.lower() not in _HOP_BY_HOP}
             answer = self._client.post(self.path, content=body, headers=headers)
+            faults.overtaken += answer.content.count(_TORN)
         if fault is None:
             self._answer(answer.status_code, answer.content)
         elif fault.startswith("500"):
@@ -112,4 +120,5 @@ class _Handler(BaseHTTPRequestHandler):
         """Log nothing."""
 
 
+_TORN = base64.b64encode(b"torn")  # as the SDK asks for it
 _HOP_BY_HOP = frozenset({"host", "connection", "content-length", "accept-encoding"})

@@ -80,6 +80,22 @@ def test_a_redis_that_fails_in_every_way_loses_and_doubles_nothing(
     figures("5 append fails in 6 ways", f"{each} times each, {count_text(done)}, no new attempt")
 
 
+def test_flushes_that_overtake_each_other_are_stored_in_order(
+    scale: Callable[..., int], figures: Callable[[str, str], None]
+) -> None:
+    wanted = scale(short=20, full=500)
+    faults, rng = FaultyRedis(), random.Random(4)
+    faults.draw_delay_s = lambda: rng.uniform(0, 0.03)
+    done: list[Watched] = []
+    with open_rig(front=faults, LONGTASK_LEASE_S="10") as rig:
+        while faults.overtaken < wanted:
+            batch = [rig.submit(new_prompt(), model="demo@400") for _ in range(3)]
+            for watched in batch:
+                assert rig.check(watched)[-1].cursor.attempt == 1
+            done += batch
+    figures("5 flushes overtaken", f"{faults.overtaken} parts, {count_text(done)}, no new attempt")
+
+
 def test_a_fault_while_an_attempt_begins_costs_a_lease_and_no_token(
     scale: Callable[..., int], figures: Callable[[str, str], None]
 ) -> None:

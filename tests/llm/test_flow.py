@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,12 @@ def find_server(home: Path, parent: int) -> int | None:
     return None
 
 
+def read_cpu_ticks(pid: int) -> int:
+    """Return a process's CPU time, in hundredths of a second."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
 def test_a_task_streams_a_real_answer_with_usage(llm_kit: lt.Kit) -> None:
     task = llm_kit.submit("Explain what a queue is.", model=MODEL, max_tokens=20)
     deltas = list(task)
@@ -56,6 +63,25 @@ def test_a_killed_model_costs_an_attempt_and_no_word(
     assert task.snapshot().attempt > 1
     again = llm_kit.submit("Write a long story.", model=MODEL, max_tokens=150, temperature=0)
     assert text == again.result(timeout_s=60)
+
+
+def test_cancelling_frees_the_models_slots(
+    llm_kit: lt.Kit, llm_stack: lt.LocalStack, llm_home: Path
+) -> None:
+    tasks = [llm_kit.submit("Write a long story.", model=MODEL, max_tokens=900) for _ in range(4)]
+    wait_until(lambda: all(task.text for task in tasks), timeout_s=30)
+    pid = find_server(llm_home, parent=llm_stack.pid)
+    assert pid is not None
+    for task in tasks:
+        task.cancel()
+
+    def rests() -> bool:
+        before = read_cpu_ticks(pid)
+        time.sleep(0.3)
+        return read_cpu_ticks(pid) - before <= 2  # at work it would be 30
+
+    wait_until(rests, timeout_s=1.5)  # freed within a second, and seen to rest
+    assert {task.status for task in tasks} == {"cancelled"}
 
 
 def test_a_killed_stack_leaves_no_model_process_behind(llm_home: Path) -> None:

@@ -1,7 +1,10 @@
 """Model files: installed whole or not at all."""
 
 import hashlib
+import json
 import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 
 from longtask_kit.errors import LocalStackError
 from longtask_kit.local import gguf
+from longtask_kit.local.llm_server import OPTIONS_VARIABLE
 
 CONTENT = b"GGUF" + bytes(4096)
 PINNED = gguf.PinnedFile(
@@ -114,3 +118,30 @@ def test_a_file_that_cannot_be_offered_is_refused_with_the_reason(
     with pytest.raises(LocalStackError, match=reason):
         gguf.register_file(file, name)
     assert gguf.list_models() == []
+
+
+@pytest.mark.parametrize(
+    ("source", "cure"),
+    [
+        ("raise ImportError('libgomp.so.1: cannot open shared object file')", "libgomp1"),
+        ("raise ModuleNotFoundError('xllamacpp')", "longtask_kit[llm]"),
+        ("raise ImportError('undefined symbol')", "reinstall it"),
+    ],
+)
+def test_an_engine_that_cannot_be_loaded_names_its_cure(
+    source: str, cure: str, tmp_path: Path
+) -> None:
+    (tmp_path / "xllamacpp.py").write_text(source)
+    model = tmp_path / "mine.gguf"
+    model.write_bytes(CONTENT)
+    options = {"name": "mine", "path": str(model), "sha256": None, "threads": 1, "key": "k"}
+    ended = subprocess.run(
+        [sys.executable, "-P", "-m", "longtask_kit.local.llm_server"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path), OPTIONS_VARIABLE: json.dumps(options)},
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert cure in json.loads(ended.stdout)["error"]

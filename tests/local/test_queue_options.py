@@ -1,10 +1,12 @@
 """The stack's options for its queue: hosts that local ones stand in for, and known keys."""
 
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from qstash import QStash
+from qstash.errors import QStashError
 
 from longtask_kit import LocalStack, LocalStackError
 from longtask_kit.local.config import StackConfig
@@ -53,3 +55,33 @@ def test_dev_keys_are_the_ones_the_javascript_sdk_looks_for() -> None:
 def test_a_rewrite_that_cannot_be_meant_is_refused(rewrite: str) -> None:
     with pytest.raises(LocalStackError, match="--rewrite"):
         StackConfig(data_dir=Path(), rewrites=[rewrite])
+
+
+def test_a_stack_has_the_limits_of_a_plan_and_a_window_for_deduplication() -> None:
+    with LocalStack(data=None, plan="free", dedup_window_s=1.0) as stack:
+        sdk = QStash(stack.environment["QSTASH_TOKEN"], base_url=stack.environment["QSTASH_URL"])
+        try:
+            with pytest.raises(QStashError, match=r"412.*delay too long: the free plan"):
+                publish(sdk, "http://127.0.0.1:9/", delay="8d")
+            options = {"url": "http://127.0.0.1:9/", "deduplication_id": "once", "delay": "1h"}
+            first = publish(sdk, **options)
+            assert publish(sdk, **options) == first
+            wait_until(lambda: publish(sdk, **options) != first)
+        finally:
+            sdk.http._client.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"plan": "pro"}, "--plan.*free or payg.*'pro'"),
+        ({"dedup_window_s": 0}, "--dedup-window.*above 0"),
+        ({"dedup_window_s": float("inf")}, "--dedup-window"),
+        ({"dedup_window_s": 1e9}, "--dedup-window.*at most a year"),
+    ],
+)
+def test_a_plan_or_window_that_cannot_be_meant_is_refused(
+    options: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(LocalStackError, match=reason):
+        StackConfig(data_dir=Path(), **options)

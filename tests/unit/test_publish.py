@@ -28,10 +28,11 @@ def take(write: Callable[[AttemptWriter], Coroutine[object, object, object]]) ->
             )
             writing = asyncio.create_task(write(writer))
             await asyncio.wait({writing}, timeout=0)
-            append = writer.take()
+            flight = writer.take()
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
-            return append
+            assert flight is not None
+            return flight.part
         finally:
             await store.aclose()
 

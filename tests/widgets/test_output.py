@@ -149,9 +149,10 @@ def test_its_buttons_cancel_stop_watching_and_retry(kit: lt.Kit) -> None:
     output = TaskOutput(task)
     wait_until(lambda: output.status == "running")
     output._receive(output, {"t": "unwatch"}, [])
-    assert replay(output).meta["isWatching"] is False
+    assert replay(output).meta["isWatching"] is output.is_watching is False
     assert task.status == "running"
     output.watch(task)
+    assert output.is_watching
     output._receive(output, {"t": "cancel"}, [])
     wait_until(lambda: output.status == "cancelled")
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import longtask_kit as lt
+from longtask_kit.local import DEMO_LABEL
 from longtask_kit.widgets import TaskPanel
 from tests.wait import wait_until
 from tests.widgets.test_output import replay
@@ -136,3 +137,12 @@ def test_what_the_page_remembers_is_offered_and_continued(kit: lt.Kit) -> None:
     assert panel.task.id == task.id
     wait_until(lambda: panel.status == "completed")
     assert panel.output._text == task.result(10)
+
+
+def test_an_idle_panel_says_scripted_only_of_a_scripted_model(kit: lt.Kit) -> None:
+    panel = kit.panel()
+    labels = []
+    for name in ("demo-fast", "smollm2-135m-instruct", ""):
+        panel.model.value = name
+        labels.append(panel.output._meta["label"])
+    assert labels == [DEMO_LABEL, "", DEMO_LABEL]

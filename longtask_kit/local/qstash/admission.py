@@ -35,6 +35,11 @@ class Ticket:
         """Whether it only keeps the slot of another message."""
         return self.slot not in ("", self.message_id)
 
+    @property
+    def is_free(self) -> bool:
+        """Whether neither a queue nor a key can make it wait."""
+        return self.queue is None and self.flow_key is None
+
 
 def ticket_of(message: Message) -> Ticket:
     """Return the ticket of a message."""

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hmac
 import logging
+import time
 import urllib.parse
 from collections.abc import AsyncIterator, Callable, Mapping
 
@@ -15,10 +16,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from longtask_kit.local.qstash.clients import DeliveryClients
+from longtask_kit.local.qstash.connections import Connections
 from longtask_kit.local.qstash.delivery import DeliveryQueue
 from longtask_kit.local.qstash.destination import Reach
-from longtask_kit.local.qstash.errors import MalformedRequestError
+from longtask_kit.local.qstash.errors import (
+    MalformedRequestError,
+    PlanLimitError,
+    RateLimitError,
+)
+from longtask_kit.local.qstash.plan import UNLIMITED, BurstCounter, Plan
 from longtask_kit.local.qstash.routes import ROUTES
 from longtask_kit.local.qstash.scheduler import Scheduler
 from longtask_kit.local.qstash.signing import SigningKeys
@@ -39,6 +45,7 @@ def create_qstash_app(
     outbound: Mapping[str, str] | None = None,
     dedup_window_s: float = 600.0,
     max_in_flight: int = 500,
+    plan: Plan = UNLIMITED,
 ) -> Starlette:
     """Return an app that accepts, delivers and retries messages as QStash does.
 
@@ -60,6 +67,7 @@ def create_qstash_app(
             signed.
         dedup_window_s: How long a deduplication id is remembered, in seconds, > 0.
         max_in_flight: Most deliveries at one time, >= 1.
+        plan: The limits of a plan of the hosted service; none by default.
     """
     keys = SigningKeys(current=current_signing_key, next=next_signing_key)
     if not token or time_scale <= 0 or dedup_window_s <= 0 or max_in_flight < 1:
@@ -75,11 +83,15 @@ def create_qstash_app(
         outbound=outbound or {},
         dedup_window_ms=max(1, round(dedup_window_s * 1000)),
         max_in_flight=max_in_flight,
+        plan=plan,
     )
     app = Starlette(
         routes=ROUTES,
         lifespan=functools.partial(_lifespan, redis_url=redis_url, make_queue=make_queue),
-        middleware=[Middleware(RequireToken, token=token)],
+        middleware=[
+            Middleware(RequireToken, token=token),
+            *([Middleware(LimitBursts, plan=plan)] if plan.requests_per_s else []),
+        ],
         exception_handlers=_ANSWERS,
     )
     # A redirect to a path without its last slash would change the destination in it.
@@ -111,12 +123,32 @@ class RequireToken:
         return hmac.compare_digest(token.strip().encode(), self._token)
 
 
+class LimitBursts:
+    """Middleware that answers 429 to more requests a second than a plan allows."""
+
+    def __init__(self, app: ASGIApp, plan: Plan) -> None:
+        self._app = app
+        self._counter = BurstCounter(plan)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on if there weren't too many before it."""
+        if scope["type"] == "http":
+            try:
+                self._counter.check(scope["path"], time_s=time.time())
+            except RateLimitError as exc:
+                refusal = JSONResponse({"error": str(exc)}, 429, headers=exc.headers)
+                await refusal(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
 @contextlib.asynccontextmanager
 async def _lifespan(
     app: Starlette, *, redis_url: str, make_queue: Callable[..., DeliveryQueue]
 ) -> AsyncIterator[None]:
-    async with _open_store(redis_url) as store, DeliveryClients.open() as clients:
-        queue = make_queue(store, clients)
+    async with _open_store(redis_url) as store:
+        connections = Connections()
+        queue = make_queue(store, connections)
         scheduler = Scheduler(store, queue, app.state.reach)
         await queue.start()
         await scheduler.start()
@@ -126,11 +158,12 @@ async def _lifespan(
         finally:
             await scheduler.stop()
             await queue.stop()
+            connections.close()
 
 
 @contextlib.asynccontextmanager
 async def _open_store(redis_url: str) -> AsyncIterator[QueueStore]:
-    store = QueueStore(await connect(redis_url))
+    store = QueueStore(await connect(redis_url), redis_url)
     try:
         yield store
     finally:
@@ -147,6 +180,12 @@ async def _answer_malformed(_: Request, exc: Exception) -> Response:
     return JSONResponse({"error": str(exc)}, 400)
 
 
+async def _answer_plan_limit(_: Request, exc: Exception) -> Response:
+    if isinstance(exc, RateLimitError):
+        return JSONResponse({"error": str(exc)}, 429, headers=exc.headers)
+    return JSONResponse({"error": str(exc)}, 412)
+
+
 async def _answer_storage_failure(_: Request, exc: Exception) -> Response:
     logger.error("storage failed: %s", exc)
     return JSONResponse({"error": "the queue's storage does not answer; try again"}, 500)
@@ -160,6 +199,7 @@ async def _answer_unexpected(_: Request, exc: Exception) -> Response:
 _ANSWERS = {
     HTTPException: _answer_refusal,
     MalformedRequestError: _answer_malformed,
+    PlanLimitError: _answer_plan_limit,
     RedisError: _answer_storage_failure,
     Exception: _answer_unexpected,
 }

@@ -1,22 +1,25 @@
 """One attempt to deliver a message: the request, the answer, and the reason of a failure."""
 
 import asyncio
+import base64
+import functools
+import re
 import socket
 import ssl
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import httpx
-
-from longtask_kit.local.qstash.destination import target_of
+from longtask_kit.local.qstash.connections import Connections, ConnectTimeoutError, HeaderPairs
+from longtask_kit.local.qstash.destination import Origin, origin_of, target_of
 from longtask_kit.local.qstash.signing import SigningKeys, sign_delivery
 from longtask_kit.local.qstash.wire import HeaderMap, Message, canonical
 
 DEFAULT_TIMEOUT_S = 900
-CONNECT_TIMEOUT_S = 10.0
-MAX_RESPONSE_BYTES = 1_000_000
 BODY_HEAD_CHARS = 200
+
+_HEADER_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
+_canonical = functools.lru_cache(maxsize=1024)(canonical)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +38,7 @@ class Attempt:
 
 
 async def attempt_delivery(
-    client: httpx.AsyncClient,
+    connections: Connections,
     message: Message,
     *,
     url: str,
@@ -46,7 +49,7 @@ async def attempt_delivery(
     """Send a message once and return what came of it; only cancellation is raised.
 
     Args:
-        client: Sends it.
+        connections: Send it.
         message: What is sent.
         url: Where it is sent to.
         signed_url: What the signature names: the address the receiver believes to have.
@@ -57,18 +60,27 @@ async def attempt_delivery(
     # Signed at each attempt: a signature is valid for five minutes, retries go on for days.
     signature = sign_delivery(keys, url=signed_url, body=message.body, now_s=time.time())
     try:
+        origin = origin_of(url)
         headers = delivery_headers(message, retried=retried, signature=signature)
+        head = request_head(message.method, url, origin, headers, len(message.body))
         async with asyncio.timeout(timeout_s):
-            return await _send(client, message, url, headers)
+            response = await connections.exchange(origin, head, message.body)
+    except ConnectTimeoutError as exc:
+        return Attempt(error=str(exc))
     except TimeoutError:
         return Attempt(error=f"timeout: no answer within {timeout_s} s")
-    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as exc:
+    except (OSError, ValueError) as exc:
         return Attempt(error=explain_failure(exc, url))
+    failed = not 200 <= response.status <= 299
+    return Attempt(
+        status=response.status,
+        headers=_header_map(response.headers),
+        body=response.body,
+        error=explain_status(response.status, response.body) if failed else None,
+    )
 
 
-def delivery_headers(
-    message: Message, *, retried: int, signature: str
-) -> list[tuple[bytes, bytes]]:
+def delivery_headers(message: Message, *, retried: int, signature: str) -> HeaderPairs:
     """Return the headers of an attempt (wire doc, section 4)."""
     own = {
         "User-Agent": "Upstash-QStash",
@@ -86,18 +98,39 @@ def delivery_headers(
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in pairs]
 
 
-def explain_failure(exc: BaseException, url: str) -> str:
+def request_head(
+    method: str, url: str, origin: Origin, headers: HeaderPairs, body_bytes: int
+) -> bytes:
+    """Return a request up to its body; the destination's path and query are sent verbatim.
+
+    Raises:
+        ValueError: A header would end its line, and the next could be anybody's.
+    """
+    names = {name.lower() for name, _ in headers}
+    pairs = [(b"Host", origin.netloc.encode("latin-1")), *headers]
+    if b"accept" not in names:
+        pairs.append((b"Accept", b"*/*"))
+    if origin.userinfo and b"authorization" not in names:
+        pairs.append((b"Authorization", b"Basic " + base64.b64encode(origin.userinfo.encode())))
+    if body_bytes or method in ("POST", "PUT", "PATCH"):
+        pairs.append((b"Content-Length", b"%d" % body_bytes))
+    for name, value in pairs:
+        if not (_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value)):
+            raise ValueError(f"the header {name[:80]!r} can't be sent")
+    lines = b"".join(b"%b: %b\r\n" % pair for pair in pairs)
+    return b"%b %b HTTP/1.1\r\n%b\r\n" % (method.encode(), target_of(url), lines)
+
+
+def explain_failure(exc: Exception, url: str) -> str:
     """Return why no answer came, in words a user can act on; never the URL's query."""
-    where = httpx.URL(url).netloc.decode("latin-1").rpartition("@")[2]
-    for cause in _causes(exc):
-        if isinstance(cause, socket.gaierror):
-            return f"unable to resolve host: {where}: {cause.strerror}"
-        if isinstance(cause, ssl.SSLError):
-            return f"TLS failure with {where}: {cause.reason or cause}"
-        if isinstance(cause, ConnectionRefusedError):
+    where = origin_of(url).netloc
+    match exc:
+        case socket.gaierror():
+            return f"unable to resolve host: {where}: {exc.strerror}"
+        case ssl.SSLError():
+            return f"TLS failure with {where}: {exc.reason or exc}"
+        case ConnectionRefusedError():
             return f"connection refused: nothing listens on {where}"
-        if isinstance(cause, httpx.TimeoutException):
-            return f"timeout: {where} did not accept a connection in {CONNECT_TIMEOUT_S:g} s"
     return f"no answer from {where}: {type(exc).__name__}: {exc}"
 
 
@@ -113,59 +146,8 @@ def explain_status(status: int, body: bytes) -> str:
     return reason
 
 
-async def _send(
-    client: httpx.AsyncClient, message: Message, url: str, headers: list[tuple[bytes, bytes]]
-) -> Attempt:
-    request = client.build_request(
-        message.method,
-        url,
-        headers=headers,
-        content=message.body,
-        # httpx normalises dot segments and escapes; the destination is promised verbatim.
-        extensions={
-            "target": target_of(url),
-            "timeout": httpx.Timeout(None, connect=CONNECT_TIMEOUT_S).as_dict(),
-        },
-    )
-    response = await client.send(request, stream=True)
-    try:
-        body = await _read_head(response)
-    finally:
-        await response.aclose()
-    failed = not 200 <= response.status_code <= 299
-    return Attempt(
-        status=response.status_code,
-        headers=_header_map(response.headers),
-        body=body,
-        error=explain_status(response.status_code, body) if failed else None,
-    )
-
-
-async def _read_head(response: httpx.Response) -> bytes:
-    """Read a body up to the size the free plan keeps; the rest is left unread."""
-    chunks: list[bytes] = []
-    size_bytes = 0
-    async for chunk in response.aiter_bytes():
-        chunks.append(chunk)
-        size_bytes += len(chunk)
-        if size_bytes >= MAX_RESPONSE_BYTES:
-            break
-    return b"".join(chunks)[:MAX_RESPONSE_BYTES]
-
-
-def _header_map(headers: httpx.Headers) -> HeaderMap:
+def _header_map(headers: HeaderPairs) -> HeaderMap:
     found: HeaderMap = {}
-    for name, value in headers.multi_items():
-        found.setdefault(canonical(name), []).append(value)
+    for name, value in headers:
+        found.setdefault(_canonical(name.decode("latin-1")), []).append(value.decode("latin-1"))
     return found
-
-
-def _causes(exc: BaseException | None) -> Iterator[BaseException]:
-    """Yield an exception, then what caused it; both address families fail in a group."""
-    if exc is None:
-        return
-    yield exc
-    if isinstance(exc, BaseExceptionGroup):
-        for member in exc.exceptions:
-            yield from _causes(member)
-    yield from _causes(exc.__cause__ or exc.__context__)

@@ -5,24 +5,26 @@ many does no harm, as a message that isn't pending is dropped when its turn come
 """
 
 import asyncio
+import contextlib
 import functools
 import heapq
 import itertools
 import logging
-import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 from redis.exceptions import RedisError
 
 from longtask_kit.local.qstash.admission import ticket_of
-from longtask_kit.local.qstash.attempt import Attempt, attempt_delivery
-from longtask_kit.local.qstash.clients import DeliveryClients
+from longtask_kit.local.qstash.attempt import attempt_delivery
+from longtask_kit.local.qstash.connections import Connections
 from longtask_kit.local.qstash.controls import Controls, now_ms
-from longtask_kit.local.qstash.destination import printable, rewrite
-from longtask_kit.local.qstash.retry import next_delay_s
+from longtask_kit.local.qstash.destination import rewrite
+from longtask_kit.local.qstash.outcome import log_outcome, settlement_of
+from longtask_kit.local.qstash.plan import Plan
+from longtask_kit.local.qstash.scripts import QUOTA_SPENT
 from longtask_kit.local.qstash.signing import SigningKeys
-from longtask_kit.local.qstash.store import DeadLetter, Publication, QueueStore, Settlement
-from longtask_kit.local.qstash.views import callback_messages, event_view
+from longtask_kit.local.qstash.store import Publication, QueueStore, Settlement
+from longtask_kit.local.qstash.views import event_view
 from longtask_kit.local.qstash.wire import Message
 
 STORE_RETRY_MS = 1000
@@ -34,45 +36,6 @@ FRESH_BODY_BYTES = 16_384
 logger = logging.getLogger(__name__)
 
 
-def settlement_of(
-    message: Message, attempt: Attempt, *, retried: int, time_ms: int, time_scale: float
-) -> Settlement:
-    """Return what an attempt's outcome changes: delivered, tried again, or dead; pure."""
-    delay_s = None
-    if not attempt.is_delivered:
-        delay_s = next_delay_s(
-            attempt.status,
-            attempt.headers,
-            retried=retried,
-            max_retries=message.max_retries,
-            expression=message.retry_delay,
-            now_s=time_ms / 1000,
-            time_scale=time_scale,
-        )
-    due_ms = None if delay_s is None else time_ms + round(delay_s * 1000)
-    is_dead = not attempt.is_delivered and due_ms is None
-    dead_letter = _dead_letter(message, attempt, time_ms) if is_dead else None
-    callbacks = callback_messages(
-        message,
-        attempt,
-        retried=retried,
-        dead_letter_id=dead_letter.dead_letter_id if dead_letter else None,
-        now_ms=time_ms,
-    )
-    states = ["DELIVERED"] if attempt.is_delivered else ["ERROR", "FAILED" if is_dead else "RETRY"]
-    return Settlement(
-        message=message,
-        events=[
-            event_view(message, state, time_ms=time_ms, attempt=attempt, next_delivery_ms=due_ms)
-            for state in states
-        ],
-        retried=retried + 1,
-        due_ms=due_ms,
-        dead_letter=dead_letter,
-        callbacks=callbacks,
-    )
-
-
 class DeliveryQueue:
     """Accepts messages and delivers them until each is delivered, dead or cancelled.
 
@@ -80,12 +43,13 @@ class DeliveryQueue:
         keys: The signing keys at present.
         controls: The queues and flow control keys, which decide who may start.
         max_in_flight: Most deliveries at one time.
+        plan: What the caller may do.
     """
 
     def __init__(
         self,
         store: QueueStore,
-        clients: DeliveryClients,
+        connections: Connections,
         *,
         keys: SigningKeys,
         time_scale: float,
@@ -93,11 +57,13 @@ class DeliveryQueue:
         outbound: Mapping[str, str],
         dedup_window_ms: int,
         max_in_flight: int,
+        plan: Plan,
     ) -> None:
         self.keys = keys
+        self.plan = plan
         self._given_keys = keys
         self._store = store
-        self._clients = clients
+        self._connections = connections
         self._time_scale = time_scale
         self._rewrites = dict(rewrites)
         self._outbound = dict(outbound)
@@ -106,6 +72,8 @@ class DeliveryQueue:
         self._due: list[tuple[int, int, str]] = []
         self._order = itertools.count()
         self._fresh: dict[str, Message] = {}
+        self._begun: dict[str, Message] = {}
+        self._reserved = 0
         self._in_flight: dict[str, asyncio.Task[int | None]] = {}
         self._wake = asyncio.Event()
         self.controls = Controls(store.catalog, self._wake.set)
@@ -145,14 +113,27 @@ class DeliveryQueue:
 
         That is another one's id for a duplicate. Nothing if `dead_letter_id` was given and that
         dead letter is gone.
+
+        Raises:
+            PlanLimitError: The plan allows no such message, or no more of them.
         """
+        time_ms = now_ms()
+        self.plan.check_messages(messages, time_ms=time_ms)
+        if new_queues := self.controls.new_queues(messages):
+            count = len(self.controls.queues) + len(new_queues)
+            self.plan.check_size("too many queues", count, self.plan.queues)
 
         def store(publication: Publication) -> Awaitable[list[str]]:
             return self._store.publish(
-                publication, dedup_window_ms=self._dedup_window_ms, dead_letter_id=dead_letter_id
+                publication,
+                dedup_window_ms=self._dedup_window_ms,
+                dead_letter_id=dead_letter_id,
+                most_a_day=self.plan.messages_per_day,
             )
 
         ids = await self.store_and_accept(messages, store)
+        if ids == [QUOTA_SPENT]:
+            raise self.plan.explain_spent_day(time_ms=time_ms)
         await self.controls.forget_idle_flows()
         return ids
 
@@ -168,25 +149,61 @@ class DeliveryQueue:
             store: Stores a publication, and returns the ids that now stand for its messages.
         """
         async with self.controls.setting_up(messages):
-            publication = Publication(
-                messages=messages,
-                queues=self.controls.new_queues(messages),
-                flows=self.controls.new_flows(messages),
-            )
-            # After an error too: they may be stored and only the reply lost. What is not
-            # pending is dropped when its turn comes.
-            standing = {message.message_id for message in messages}
-            try:
-                ids = list(await store(publication))
-                # A duplicate takes no place in a queue, and nothing of a rate.
-                standing.intersection_update(ids)
-            finally:
-                if standing:
-                    self.controls.take_in(publication.queues, publication.flows)
-                for message in messages:
-                    if message.message_id in standing:
-                        self._accept(message)
+            with self._starting(messages) as started:
+                ids = await self._store_and_accept(messages, started, store)
+        if started:
+            await asyncio.sleep(0)  # their requests are written before the publisher is answered
         return ids
+
+    async def _store_and_accept(
+        self,
+        messages: Sequence[Message],
+        started: set[str],
+        store: Callable[[Publication], Awaitable[Sequence[str]]],
+    ) -> list[str]:
+        publication = Publication(
+            messages=messages,
+            queues=self.controls.new_queues(messages),
+            flows=self.controls.new_flows(messages),
+            started=started,
+        )
+        standing = {message.message_id for message in messages}
+        try:
+            ids = list(await store(publication))
+            # A duplicate takes no place in a queue, and nothing of a rate.
+            standing.intersection_update(ids)
+        except BaseException:
+            # They may be stored and only the reply lost: each is taken up as if it had waited,
+            # and dropped when its turn comes and it is not pending.
+            started.clear()
+            raise
+        finally:
+            if standing:
+                self.controls.take_in(publication.queues, publication.flows)
+            for message in messages:
+                if message.message_id in standing:
+                    self._accept(message, is_started=message.message_id in started)
+        return ids
+
+    @contextlib.contextmanager
+    def _starting(self, messages: Sequence[Message]) -> Iterator[set[str]]:
+        """Keep room for the messages that begin as soon as they are stored; yield their ids."""
+        room = self.max_in_flight - len(self._in_flight) - self._reserved
+        if self._admission.ready:
+            room = 0
+        time_ms = now_ms()
+        free = [
+            message.message_id
+            for message in messages
+            if message.not_before_ms <= time_ms and ticket_of(message).is_free
+        ]
+        started = set(free[: max(0, room)])
+        reserved = len(started)
+        self._reserved += reserved
+        try:
+            yield started
+        finally:
+            self._reserved -= reserved
 
     async def cancel(self, message: Message) -> bool:
         """Cancel a message, waiting or in flight; False if it is finished already."""
@@ -214,8 +231,12 @@ class DeliveryQueue:
         self.keys = keys
         return keys
 
-    def _accept(self, message: Message) -> None:
+    def _accept(self, message: Message, *, is_started: bool = False) -> None:
         self._admission.expect(ticket_of(message))
+        if is_started:
+            self._begun[message.message_id] = message
+            self._start(message.message_id)
+            return
         is_due = message.not_before_ms <= now_ms()
         is_small = len(message.body) <= FRESH_BODY_BYTES and len(self._fresh) < FRESH_KEPT
         if is_due and is_small:
@@ -255,7 +276,7 @@ class DeliveryQueue:
         task.add_done_callback(functools.partial(self._finish, message_id))
 
     def _has_room(self) -> bool:
-        return len(self._in_flight) < self.max_in_flight
+        return len(self._in_flight) + self._reserved < self.max_in_flight
 
     def _idle_s(self) -> float | None:
         """Seconds until the next due time; None sleeps until woken. At most a day at once."""
@@ -290,56 +311,39 @@ class DeliveryQueue:
             return now_ms() + OWN_FAILURE_RETRY_MS
 
     async def _attempt_and_settle(self, message_id: str) -> int | None:
+        begun = self._begun.pop(message_id, None)
+        found = (begun, 0) if begun else await self._begin(message_id)
+        if found is None:
+            return None
+        message, retried = found
+        # A moved receiver verifies its new address. One that `outbound` stands in for a public
+        # host believes to be that host, and verifies the public one.
+        signed_url = rewrite(message.url, self._rewrites)
+        attempt = await attempt_delivery(
+            self._connections,
+            message,
+            url=rewrite(signed_url, self._outbound),
+            signed_url=signed_url,
+            retried=retried,
+            keys=self.keys,
+        )
+        settlement = settlement_of(
+            message, attempt, retried=retried, time_ms=now_ms(), time_scale=self._time_scale
+        )
+        await self._store.settle(settlement)
+        log_outcome(settlement, attempt)
+        for callback in settlement.callbacks:
+            self._accept(callback)
+        return settlement.due_ms
+
+    async def _begin(self, message_id: str) -> tuple[Message, int] | None:
+        """Record the start of an attempt; return its message and count, None if it is finished."""
         fresh = self._fresh.pop(message_id, None)
         # Whether a fresh one is still pending, the record of its start tells.
         found = (fresh, 0) if fresh else await self._store.load_pending(message_id)
         if found is None:
             return None
-        message, retried = found
-        key = message.flow_key
+        key = found[0].flow_key
         gate = self._admission.flows.get(key) if key is not None else None
-        active = event_view(message, "ACTIVE", time_ms=now_ms())
-        if not await self._store.record(active, key=key, gate=gate):
-            return None
-        # A moved receiver verifies its new address. One that `outbound` stands in for a public
-        # host believes to be that host, and verifies the public one.
-        signed_url = rewrite(message.url, self._rewrites)
-        with self._clients.lease() as client:
-            attempt = await attempt_delivery(
-                client,
-                message,
-                url=rewrite(signed_url, self._outbound),
-                signed_url=signed_url,
-                retried=retried,
-                keys=self.keys,
-            )
-        settlement = settlement_of(
-            message, attempt, retried=retried, time_ms=now_ms(), time_scale=self._time_scale
-        )
-        await self._store.settle(settlement)
-        _log_outcome(settlement, attempt)
-        for callback in settlement.callbacks:
-            self._accept(callback)
-        return settlement.due_ms
-
-
-def _dead_letter(message: Message, attempt: Attempt, time_ms: int) -> DeadLetter:
-    # The hosted service's ids are <ms>-<seq>; random digits need no counter that survives.
-    dead_letter_id = f"{time_ms}-{secrets.randbelow(10**9)}"
-    return DeadLetter(dead_letter_id=dead_letter_id, message=message, attempt=attempt)
-
-
-def _log_outcome(settlement: Settlement, attempt: Attempt) -> None:
-    message = settlement.message
-    if attempt.is_delivered:
-        if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("message %s delivered to %s", message.message_id, printable(message.url))
-        return
-    outcome = "given up" if settlement.due_ms is None else f"retry {settlement.retried}"
-    logger.warning(
-        "message %s to %s failed, %s: %s",
-        message.message_id,
-        printable(message.url),
-        outcome,
-        attempt.error,
-    )
+        active = event_view(found[0], "ACTIVE", time_ms=now_ms())
+        return found if await self._store.record(active, key=key, gate=gate) else None

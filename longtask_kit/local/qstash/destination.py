@@ -2,6 +2,7 @@
 
 import functools
 import ipaddress
+import re
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,8 +12,64 @@ import httpx
 from longtask_kit.local.qstash.errors import DestinationError
 
 _URL_CHARACTERS = "%:/?#[]@!$&'()*+,;="
-# A URL is looked at several times on its way, and the same ones come again and again.
-_parsed = functools.lru_cache(maxsize=256)(httpx.URL)
+_AUTHORITY = re.compile("https?://[^/?#]*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a URL's request goes.
+
+    Attributes:
+        is_tls: Whether the scheme is https.
+        host: A name, or an address without brackets.
+        port: The scheme's own if the URL has none.
+        netloc: Host and port as the `Host` header has them; fit for a log line.
+        userinfo: `user:password`, decoded; empty without.
+        is_address: Whether the host needs no look-up.
+        is_loopback: Whether it is on this machine.
+    """
+
+    is_tls: bool
+    host: str
+    port: int
+    netloc: str
+    userinfo: str
+    is_address: bool
+    is_loopback: bool
+
+
+def origin_of(url: str) -> Origin:
+    """Return where the request of a URL goes.
+
+    Raises:
+        ValueError: It has no host, or a port that can't be.
+    """
+    return _parse_origin(url[: _target_start(url)])
+
+
+# An origin is looked at several times on a message's way, and comes again and again.
+@functools.lru_cache(maxsize=256)
+def _parse_origin(text: str) -> Origin:
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL as exc:
+        raise ValueError(str(exc)) from exc
+    if not url.host or not 0 < (url.port or 1) <= 65_535:
+        raise ValueError("the host is missing or its port is wrong")
+    is_tls = url.scheme == "https"
+    try:
+        address = ipaddress.ip_address(url.host)
+    except ValueError:
+        address = None
+    return Origin(
+        is_tls=is_tls,
+        host=url.host,
+        port=url.port or (443 if is_tls else 80),
+        netloc=url.netloc.decode("latin-1"),
+        userinfo=urllib.parse.unquote(url.userinfo.decode("latin-1")),
+        is_address=address is not None,
+        is_loopback=address.is_loopback if address else url.host.lower() == "localhost",
+    )
 
 
 def destination_of(
@@ -81,22 +138,9 @@ def check_url(url: str, *, what: str = "destination") -> None:
     if not url.isascii() or any(character <= " " for character in url):
         raise DestinationError(f"invalid {what} url: percent-encode spaces and non-ASCII text")
     try:
-        parsed = _parsed(url)
-    except httpx.InvalidURL as exc:
+        origin_of(url)
+    except ValueError as exc:
         raise DestinationError(f"invalid {what} url: {exc}") from exc
-    if not parsed.host or not 0 < (parsed.port or 1) <= 65_535:
-        raise DestinationError(f"invalid {what} url: the host is missing or its port is wrong")
-
-
-def is_loopback(url: str) -> bool:
-    """Tell whether a URL stays on this machine, as read by the client that will open it."""
-    host = _parsed(url).host
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +161,7 @@ class Reach:
         Raises:
             DestinationError: Says how to reach it.
         """
-        if not self.allow_remote and not is_loopback(rewrite(url, self.outbound)):
+        if not self.allow_remote and not origin_of(rewrite(url, self.outbound)).is_loopback:
             raise DestinationError(
                 f"invalid destination url: {url[:200]} is not on this machine; the local queue "
                 "only delivers to 127.0.0.1, ::1 and localhost unless started with "
@@ -136,16 +180,20 @@ def rewrite(url: str, rewrites: Mapping[str, str]) -> str:
 
 def target_of(url: str) -> bytes:
     """Return the request target of a URL byte for byte, without a client's normalisation."""
-    after_scheme = url.partition("://")[2]
-    starts = [at for at in (after_scheme.find("/"), after_scheme.find("?")) if at >= 0]
-    target = after_scheme[min(starts) :] if starts else "/"
+    target = url[_target_start(url) :].partition("#")[0]
     return (target if target.startswith("/") else "/" + target).encode("latin-1")
 
 
 def printable(url: str) -> str:
     """Return a URL fit for a log line: user info and query may hold secrets."""
-    parsed = _parsed(url)
-    return str(parsed.copy_with(query=None, userinfo=b""))
+    origin, path = origin_of(url), target_of(url).partition(b"?")[0].decode("latin-1")
+    return f"{'https' if origin.is_tls else 'http'}://{origin.netloc}{path}"
+
+
+def _target_start(url: str) -> int:
+    """Where the authority ends: at the first of `/`, `?` and `#`."""
+    end = _AUTHORITY.match(url)
+    return end.end() if end else len(url)
 
 
 def _parts(query: bytes) -> list[str]:

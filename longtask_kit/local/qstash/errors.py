@@ -1,4 +1,9 @@
-"""What a caller of the queue can get wrong; each becomes a 400 whose text is the message."""
+"""What a caller of the queue can get wrong; each becomes an answer whose text is the message.
+
+A MalformedRequestError is a 400, a PlanLimitError a 412, a RateLimitError a 429.
+"""
+
+from collections.abc import Mapping
 
 
 class MalformedRequestError(ValueError):
@@ -19,3 +24,19 @@ class DestinationError(MalformedRequestError):
 
 class HeaderError(MalformedRequestError):
     """An `Upstash-*` publish header has a value outside its range."""
+
+
+class PlanLimitError(Exception):
+    """The request is more than the chosen plan of the hosted service allows."""
+
+
+class RateLimitError(PlanLimitError):
+    """There were too many requests.
+
+    Attributes:
+        headers: By which the SDKs tell the daily limit from the burst.
+    """
+
+    def __init__(self, message: str, headers: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.headers = headers

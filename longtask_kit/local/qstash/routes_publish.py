@@ -48,6 +48,8 @@ async def enqueue(request: Request) -> Response:
 
 async def batch(request: Request) -> Response:
     """POST /v2/batch: all messages are stored in one step, or none is."""
+    plan = queue_of(request).plan
+    plan.check_size("batch too large", len(await request.body()), plan.batch_bytes, "bytes")
     time_ms, items = now_ms(), parse_batch(await json_of(request))
     sent = [
         await messages_for(

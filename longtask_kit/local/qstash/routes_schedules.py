@@ -8,6 +8,7 @@ from longtask_kit.local.qstash.asked import (
     caller_ip,
     catalog_of,
     found,
+    queue_of,
     reach_of,
     scheduler_of,
 )
@@ -32,6 +33,7 @@ async def create_schedule(request: Request) -> Response:
         caller_ip=caller_ip(request),
     )
     await _check(request, schedule)
+    await _check_plan(request, schedule)
     await scheduler_of(request).save(schedule)
     return JSONResponse({"scheduleId": schedule.schedule_id}, 201)
 
@@ -92,6 +94,15 @@ async def _check(request: Request, schedule: Schedule) -> None:
     for url in (message.callback, message.failure_callback):
         if url is not None:
             reach_of(request).check(url)
+
+
+async def _check_plan(request: Request, schedule: Schedule) -> None:
+    plan, message = queue_of(request).plan, schedule.example()
+    plan.check_messages([message], time_ms=message.created_at_ms)
+    if plan.schedules is not None:
+        ids = {one.schedule_id for one in await catalog_of(request).schedules()}
+        count = len(ids | {schedule.schedule_id})
+        plan.check_size("too many schedules", count, plan.schedules)
 
 
 SCHEDULE_ROUTES = [

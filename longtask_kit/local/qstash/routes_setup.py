@@ -37,7 +37,8 @@ async def upsert_queue(request: Request) -> Response:
         )
     if not isinstance(is_paused, bool | None):
         raise MalformedRequestError("invalid paused: expected true or false")
-    controls = queue_of(request).controls
+    controls, plan = queue_of(request).controls, queue_of(request).plan
+    plan.check_size("too many queues", len(controls.queues.keys() | {name}), plan.queues)
     await controls.set_queue(name, parallelism=parallelism, is_paused=is_paused)
     return JSONResponse(controls.queue_view(name))
 
@@ -90,11 +91,14 @@ async def add_endpoints(request: Request) -> Response:
     name, time_ms = check_name(request.path_params["name"], what="url group name"), now_ms()
     parsed = parse_endpoints(await json_of(request), need_url=True)
     added = [Endpoint(url=one["url"] or "", name=one["name"] or None) for one in parsed]
-    catalog = catalog_of(request)
+    catalog, plan = catalog_of(request), queue_of(request).plan
     async with catalog.group_lock:
+        names = {group.name for group in await catalog.groups()} if plan.groups else set()
+        plan.check_size("too many url groups", len(names | {name}), plan.groups)
         group = await catalog.group(name)
         group = group or UrlGroup(name=name, created_at_ms=time_ms, updated_at_ms=time_ms)
         group = group.with_endpoints(added, time_ms=time_ms)
+        plan.check_size("too many endpoints", len(group.endpoints), plan.group_endpoints)
         await catalog.save_group(group)
     return JSONResponse(group.to_wire())
 

@@ -4,9 +4,20 @@ All keys begin with `{qstash}:`, whose braces put them into one slot of a Redis 
 may touch them all, though it names only `ROUTE`.
 """
 
+import asyncio
+import hashlib
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+
+from longtask_kit.local.redis_engine import Engine
+from longtask_kit.local.redis_resp import Failure, Reply
+
 ROUTE = "{qstash}:pending"
 EVENTS_KEPT = 10_000
 FINISHED_READABLE_MS = 60_000
+QUOTA_SPENT = "quota spent"
+RECONNECT_WAITS_S = (0.01, 0.1, 0.5)
 
 _SHARED = f"""
 local plan = cjson.decode(ARGV[1])
@@ -17,10 +28,11 @@ local function record(event)
     'id', event.id, 'state', event.state, 'view', event.view)
 end
 local function store(message)
-  redis.call('HSET', message_key(message.id), 'record', message.record, 'retried', '0',
-    'ticket', message.ticket)
+  redis.call('HSET', message_key(message.id), 'record', message.record, 'retried', '0')
+  if message.ticket then redis.call('HSET', message_key(message.id), 'ticket', message.ticket) end
   redis.call('ZADD', '{{qstash}}:pending', message.due_ms, message.id)
   record(message.created)
+  if message.active then record(message.active) end
 end
 """
 
@@ -29,6 +41,10 @@ end
 # a script whose reply was lost.
 PUBLISH = (
     _SHARED
+    + f"""
+local used = plan.quota and tonumber(redis.call('GET', plan.quota.key) or '0')
+if used and used + #plan.messages > plan.quota.most then return {{'{QUOTA_SPENT}'}} end
+"""
     + """
 if plan.dead_letter_id and redis.call('EXISTS', message_key(plan.messages[1].id)) == 0 then
   if redis.call('HDEL', '{qstash}:dead', plan.dead_letter_id) == 0 then return {} end
@@ -36,7 +52,7 @@ if plan.dead_letter_id and redis.call('EXISTS', message_key(plan.messages[1].id)
 end
 for name, queue in pairs(plan.queues) do redis.call('HSETNX', '{qstash}:queues', name, queue) end
 for key, flow in pairs(plan.flows) do redis.call('HSET', '{qstash}:flows', key, flow) end
-local ids = {}
+local ids, stored = {}, 0
 for i, message in ipairs(plan.messages) do
   ids[i] = message.id
   if redis.call('EXISTS', message_key(message.id)) == 0 then
@@ -47,9 +63,11 @@ for i, message in ipairs(plan.messages) do
     else
       if key then redis.call('SET', key, message.id, 'PX', plan.dedup_window_ms) end
       store(message)
+      stored = stored + 1
     end
   end
 end
+if used then redis.call('SET', plan.quota.key, used + stored, 'EX', 172800) end
 return ids
 """
 )
@@ -118,3 +136,49 @@ end
 return 1
 """
 )
+
+
+class ScriptRunner:
+    """Runs the scripts on one connection: Valkey runs one at a time anyway.
+
+    redis-py takes longer to send a script than Valkey to run it. Replies come in the order of
+    the calls, which the delivery engine relies on.
+    """
+
+    def __init__(self, redis_url: str) -> None:
+        self._engine = Engine(redis_url)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._engine.close()
+
+    async def run(self, script: str, plan: str) -> Reply:
+        """Run a script with its plan; once more if the reply was lost, which each allows.
+
+        Raises:
+            RedisError: Valkey refuses, or does not answer.
+        """
+        for wait_s in RECONNECT_WAITS_S:
+            try:
+                return await self._run(script, plan)
+            except (OSError, RedisConnectionError):
+                await asyncio.sleep(wait_s)
+        try:
+            return await self._run(script, plan)
+        except OSError as exc:
+            raise RedisConnectionError(str(exc)) from exc
+
+    async def _run(self, script: str, plan: str) -> Reply:
+        arguments = [b"1", ROUTE.encode(), plan.encode()]
+        [reply] = await self._engine.run([[b"EVALSHA", _DIGESTS[script], *arguments]])
+        if isinstance(reply, Failure) and reply.startswith(b"NOSCRIPT"):
+            [reply] = await self._engine.run([[b"EVAL", script.encode(), *arguments]])
+        if isinstance(reply, Failure):
+            raise ResponseError(reply.decode(errors="replace"))
+        return reply
+
+
+_DIGESTS = {
+    script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest().encode()
+    for script in (PUBLISH, SETTLE, RECORD, FIRE)
+}

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +16,9 @@ from longtask_kit.local.qstash.admission import Ticket, ticket_of
 from longtask_kit.local.qstash.attempt import Attempt
 from longtask_kit.local.qstash.catalog import Catalog, QueueSettings, dump, dump_period
 from longtask_kit.local.qstash.flow import FlowGate, FlowSettings
+from longtask_kit.local.qstash.plan import day_of
 from longtask_kit.local.qstash.schedules import Schedule
-from longtask_kit.local.qstash.scripts import FIRE, PUBLISH, RECORD, ROUTE, SETTLE
+from longtask_kit.local.qstash.scripts import FIRE, PUBLISH, RECORD, SETTLE, ScriptRunner
 from longtask_kit.local.qstash.signing import SigningKeys
 from longtask_kit.local.qstash.views import View, event_view
 from longtask_kit.local.qstash.wire import Message, dump_message, load_message
@@ -60,11 +61,19 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
-    """Messages that are stored in one step, and what is set up for them."""
+    """Messages that are stored in one step, and what is set up for them.
+
+    Attributes:
+        messages: In the order in which they are delivered.
+        queues: Queues that are new.
+        flows: Flow control keys that are new or changed.
+        started: Ids of those whose first attempt begins once they are stored.
+    """
 
     messages: Sequence[Message]
     queues: Mapping[str, QueueSettings] = field(default_factory=dict)
     flows: Mapping[str, FlowSettings] = field(default_factory=dict)
+    started: Container[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,16 +103,14 @@ class QueueStore:
         catalog: The records of queues, URL groups, flow control keys and schedules.
     """
 
-    def __init__(self, client: Any) -> None:  # noqa: ANN401 - see connect()
+    def __init__(self, client: Any, redis_url: str) -> None:  # noqa: ANN401 - see connect()
         self._redis = client
-        self._publish = self._redis.register_script(PUBLISH)
-        self._settle = self._redis.register_script(SETTLE)
-        self._record = self._redis.register_script(RECORD)
-        self._fire = self._redis.register_script(FIRE)
+        self._scripts = ScriptRunner(redis_url)
         self.catalog = Catalog(self._redis)
 
     async def close(self) -> None:
         """Close every connection."""
+        self._scripts.close()
         await self._redis.aclose()
 
     async def publish(
@@ -112,16 +119,22 @@ class QueueStore:
         *,
         dedup_window_ms: int,
         dead_letter_id: str | None = None,
+        most_a_day: int | None = None,
     ) -> list[str]:
         """Store messages unless they are duplicates; return for each the id that stands for it.
 
         With `dead_letter_id` that dead letter is taken out in the same step; none if it is gone.
+        QUOTA_SPENT alone if `most_a_day` messages were stored this day, or would be exceeded.
         """
-        plan = _publication(publication) | {
+        plan: dict[str, Any] = _publication(publication) | {
             "dedup_window_ms": str(dedup_window_ms),
             "dead_letter_id": dead_letter_id,
         }
-        return list(await self._publish(keys=[ROUTE], args=[_plan(plan)]))
+        if most_a_day is not None and publication.messages:
+            day = day_of(publication.messages[0].created_at_ms)
+            plan["quota"] = {"key": f"{{qstash}}:used:{day}", "most": most_a_day}
+        ids: Any = await self._scripts.run(PUBLISH, _plan(plan))
+        return [message_id.decode() for message_id in ids]
 
     async def fire(self, run: ScheduleRun, publication: Publication) -> list[str]:
         """Store a schedule's turn and return its messages' ids; none if it was changed."""
@@ -133,7 +146,7 @@ class QueueStore:
             "time_ms": str(run.time_ms),
             "error": run.error,
         }
-        was_stored = await self._fire(keys=[ROUTE], args=[_plan(plan)])
+        was_stored = await self._scripts.run(FIRE, _plan(plan))
         return [message.message_id for message in publication.messages] if was_stored else []
 
     async def record(
@@ -146,7 +159,7 @@ class QueueStore:
         plan: dict[str, Any] = {"event": _event(view)}
         if key is not None and gate is not None:
             plan["period"] = {"key": key, "record": dump_period(gate)}
-        return bool(await self._record(keys=[ROUTE], args=[_plan(plan)]))
+        return bool(await self._scripts.run(RECORD, _plan(plan)))
 
     async def settle(self, settlement: Settlement) -> bool:
         """Store an outcome; False, and nothing stored, if the message is no longer pending."""
@@ -161,7 +174,7 @@ class QueueStore:
             "schedule_id": settlement.message.schedule_id,
             "schedule_state": "SUCCESS" if settlement.is_delivered else "FAIL",
         }
-        return bool(await self._settle(keys=[ROUTE], args=[_plan(plan)]))
+        return bool(await self._scripts.run(SETTLE, _plan(plan)))
 
     async def count_pending(self) -> int:
         """Return how many messages wait or are in flight."""
@@ -326,20 +339,30 @@ def _event(view: View) -> dict[str, str]:
     return {"id": view["messageId"], "state": view["state"], "view": json.dumps(view)}
 
 
-def _stored(message: Message) -> dict[str, Any]:
+def _stored(message: Message, *, is_started: bool = False) -> dict[str, Any]:
     created = event_view(message, "CREATED", time_ms=message.created_at_ms)
-    return {
+    ticket = ticket_of(message)
+    stored = {
         "id": message.message_id,
         "record": json.dumps(dump_message(message)),
-        "ticket": json.dumps(dataclasses.astuple(ticket_of(message))),
         "due_ms": str(message.not_before_ms),
         "created": _event(created),
-    } | ({"dedup_key": message.dedup_key} if message.dedup_key else {})
+    }
+    if not ticket.is_free:
+        stored["ticket"] = json.dumps(dataclasses.astuple(ticket))
+    if message.dedup_key:
+        stored["dedup_key"] = message.dedup_key
+    if is_started:
+        stored["active"] = _event(created | {"state": "ACTIVE"})
+    return stored
 
 
 def _publication(publication: Publication) -> dict[str, Any]:
     return {
-        "messages": [_stored(message) for message in publication.messages],
+        "messages": [
+            _stored(message, is_started=message.message_id in publication.started)
+            for message in publication.messages
+        ],
         "queues": {name: dump(queue) for name, queue in publication.queues.items()},
         "flows": {key: dump(flow) for key, flow in publication.flows.items()},
     }

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longtask_kit.local.qstash.destination import is_loopback, rewrite, target_of
+from longtask_kit.local.qstash.destination import origin_of, rewrite, target_of
 from longtask_kit.local.qstash.durations import (
     MAX_DURATION_S,
     parse_duration_s,
@@ -234,7 +234,7 @@ def test_a_failed_attempt_is_tried_again_after_a_delay_or_given_up(
 def test_only_loopback_addresses_and_localhost_are_on_this_machine(
     url: str, expected: bool
 ) -> None:
-    assert is_loopback(url) is expected
+    assert origin_of(url).is_loopback is expected
 
 
 def test_a_rewrite_replaces_the_whole_origin_only() -> None:

@@ -1,5 +1,6 @@
 """The official JavaScript SDK, unmodified, against the queue; needs node and npm."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from longtask_kit.local.qstash.plan import PLANS
 from tests.contract.qstash.destination import CURRENT_KEY, NEXT_KEY, TOKEN, make_app
 from tests.serving import free_port, serve
 
@@ -88,6 +90,37 @@ def test_the_javascript_sdk_in_development_mode_adopts_the_queue(
         )
         sent = json.loads(said.strip().splitlines()[-1])
         assert qstash_flush.zscore("{qstash}:pending", sent["messageId"]) is not None
+
+
+def test_the_javascript_sdk_tells_the_limits_of_a_plan_apart(
+    node_folder: Path, qstash_valkey: str, qstash_flush: redis.Redis
+) -> None:
+    qstash_flush.flushdb()
+    plan = dataclasses.replace(PLANS["free"], messages_per_day=1, queues=0, requests_per_s=1)
+    (node_folder / "plan.mjs").write_text("""
+        import { Client } from "@upstash/qstash";
+        const client = new Client({ baseUrl: process.env.QUEUE, token: process.env.TOKEN,
+                                    retry: false });
+        const url = "http://127.0.0.1:9/";
+        const failure = async (promise) => promise.then(() => null, (error) => error);
+        await client.publish({ url, delay: "1h" });
+        const queue = client.queue({ queueName: "q" });
+        const errors = [
+          await failure(client.publish({ url })),
+          await failure(queue.enqueue({ url })),
+          await failure(Promise.all([1, 2, 3].map(() => client.schedules.list()))),
+        ];
+        console.log(JSON.stringify(errors.map(
+          (error) => [error.constructor.name, error.status, error.message])));
+    """)
+    with serve(make_app(qstash_valkey, plan=plan)) as url:
+        said = run_node(node_folder, "plan.mjs", QUEUE=url, TOKEN=TOKEN)
+    day, queues, burst = json.loads(said.strip().splitlines()[-1])
+    assert day[:2] == ["QstashDailyRatelimitError", 429]
+    assert '"limit":"1"' in day[2]
+    assert queues[:2] == ["QstashError", 412]
+    assert "too many queues" in queues[2]
+    assert burst[:2] == ["QstashRatelimitError", 429]
 
 
 def _receiver(seen: list[dict[str, str]]) -> Starlette:

@@ -31,7 +31,8 @@ export function describeFigures(meta, elapsedMs) {
   if (meta.model) figures.push(["model", meta.model]);
   if (elapsedMs != null && meta.status !== "idle") figures.push(["time", formatDuration(elapsedMs)]);
   if (meta.tokens) figures.push(["tokens", meta.tokens.toLocaleString("en")]);
-  const rate = elapsedMs == null ? null : tokensPerSecond(meta, elapsedMs);
+  // As of the message that counted them: the clock goes on between two, and the tokens don't.
+  const rate = meta.elapsedMs == null ? null : tokensPerSecond(meta, meta.elapsedMs);
   if (rate != null) figures.push(["tokens/s", rate.toFixed(rate < 10 ? 1 : 0)]);
   if (meta.firstTokenMs != null) figures.push(["first token", formatDuration(meta.firstTokenMs)]);
   return figures;

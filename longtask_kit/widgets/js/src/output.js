@@ -6,10 +6,11 @@ import { readFields } from "./fields.js";
 import { describeFigures, describeStatus, isActive, TERMINAL } from "./format.js";
 import { giveUpAfter, shareLibrary } from "./library.js";
 import { createSpeech, takeSpeech } from "./speech.js";
+import { createTextView } from "./text.js";
 
 const SILENCE_MS = 5000; // then the snapshot is asked for: an update may have been lost
 const SPEAK_MS = 2000;
-const CHUNK = 4000; // characters a text element holds; a browser lays out what is near the screen
+const DRAW_MS = 30; // between two draws
 const LIBRARY_TIMEOUT_MS = 10_000;
 const LIBRARY = Symbol.for("longtask_kit.markdown");
 
@@ -59,11 +60,14 @@ function initialize(state, { model }) {
 }
 
 function render(state, { model, el }) {
-  const view = createView(el, (message) => model.send(message));
+  const view = createView(el, (message) => model.send(message), () => loadLibrary(model, state));
   let frame = 0;
-  const draw = () => {
+  let drawnAt = 0;
+  const draw = (now) => {
     frame = 0;
-    view.draw(state.buffer, readClock(state.clock, performance.now()), () => loadLibrary(model, state));
+    if (now - drawnAt < DRAW_MS) return view.schedule();
+    drawnAt = now;
+    if (view.draw(state.buffer, readClock(state.clock, performance.now()))) view.schedule();
   };
   view.schedule = () => {
     frame ||= requestAnimationFrame(draw);
@@ -170,86 +174,16 @@ function make(tag, attributes = {}, ...children) {
 const button = (label, title, onclick) =>
   make("button", { type: "button", class: "longtask-button", title, onclick }, label);
 
-function createView(el, send) {
+function createView(el, send, load) {
   const parts = buildParts(el, send);
-  const drawn = { epoch: -1, length: 0, isRendered: false, figures: "", speech: null, status: "" };
-  let isFollowing = true;
-  let wantsRaw = false;
+  const drawn = { epoch: -1, figures: "", speech: null, status: "" };
+  const drawText = createTextView(parts, load, make);
 
-  parts.scroller.addEventListener("scroll", () => {
-    const { scrollTop, scrollHeight, clientHeight } = parts.scroller;
-    isFollowing = scrollHeight - scrollTop - clientHeight < 24;
-    parts.jump.hidden = isFollowing;
-  });
-  parts.jump.addEventListener("click", () => {
-    isFollowing = true;
-    parts.scroller.scrollTop = parts.scroller.scrollHeight;
-  });
-  parts.raw.addEventListener("click", () => {
-    wantsRaw = !wantsRaw;
-    showText();
-  });
   parts.copy.addEventListener("click", async () => {
     await copyText(parts.text.textContent);
     parts.copy.textContent = "Copied";
     setTimeout(() => (parts.copy.textContent = "Copy"), 1500);
   });
-
-  function showText() {
-    const isRaw = wantsRaw || !drawn.isRendered;
-    parts.text.hidden = !isRaw;
-    parts.rendered.hidden = isRaw;
-    parts.raw.setAttribute("aria-pressed", String(wantsRaw));
-    parts.raw.hidden = !drawn.isRendered;
-  }
-
-  function drawText(buffer) {
-    if (buffer.epoch !== drawn.epoch || buffer.text.length < drawn.length) {
-      Object.assign(drawn, { epoch: buffer.epoch, length: 0, isRendered: false });
-      drawn.speech = createSpeech(performance.now());
-      parts.text.replaceChildren();
-      parts.rendered.replaceChildren();
-      showText();
-    }
-    if (buffer.text.length === drawn.length) return;
-    let fresh = buffer.text.slice(drawn.length);
-    drawn.length = buffer.text.length;
-    while (fresh) {
-      let last = parts.text.lastElementChild;
-      if (!last || last.firstChild.length >= CHUNK) {
-        last = make("span", { class: "longtask-chunk" }, "");
-        last.append(document.createTextNode(""));
-        parts.text.append(last);
-      }
-      const room = CHUNK - last.firstChild.length;
-      last.firstChild.appendData(fresh.slice(0, room));
-      fresh = fresh.slice(room);
-    }
-    if (isFollowing) parts.scroller.scrollTop = 1e9; // cheaper than asking for the height
-  }
-
-  async function drawRendered(buffer, load) {
-    drawn.isRendered = true; // once a text
-    const epoch = buffer.epoch;
-    let blocks;
-    try {
-      blocks = (await load()).renderBlocks(buffer.text);
-    } catch {
-      if (drawn.epoch === epoch) drawn.isRendered = false; // drawn again when the library comes
-      return; // the plain text stays
-    }
-    const began = parts.rendered;
-    for (let at = 0; at < blocks.length; at += 20) {
-      if (drawn.epoch !== epoch) return;
-      const piece = make("div");
-      piece.innerHTML = blocks.slice(at, at + 20).join(""); // markdown-it, html:false
-      began.append(...piece.childNodes);
-      await new Promise(requestAnimationFrame);
-    }
-    await new Promise(requestAnimationFrame);
-    showText();
-    if (isFollowing) parts.scroller.scrollTop = 1e9;
-  }
 
   function drawHeader(meta, elapsedMs) {
     const status = describeStatus(meta);
@@ -295,25 +229,27 @@ function createView(el, send) {
     }
   }
 
-  return {
+  const view = {
     schedule: () => {},
-    draw(buffer, elapsedMs, load) {
+    draw(buffer, elapsedMs) {
       const { meta } = buffer;
-      const isOver = TERMINAL.has(meta.status);
       drawHeader(meta, elapsedMs);
       drawNotes(meta);
-      drawText(buffer);
       const hasText = buffer.text.length > 0;
       parts.empty.hidden = hasText || meta.status !== "idle" || Boolean(meta.error);
       parts.scroller.hidden = !hasText;
       parts.tools.hidden = !hasText;
-      if (isOver && hasText && !drawn.isRendered) drawRendered(buffer, load);
+      if (drawn.epoch !== buffer.epoch) {
+        Object.assign(drawn, { epoch: buffer.epoch, speech: createSpeech(performance.now()) });
+      }
+      return drawText(buffer, TERMINAL.has(meta.status), performance.now(), view.schedule);
     },
     speak(buffer) {
       const spoken = drawn.speech ? takeSpeech(drawn.speech, buffer, performance.now()) : "";
       if (spoken) parts.polite.textContent = spoken;
     },
   };
+  return view;
 }
 
 function buildParts(el, send) {
@@ -330,6 +266,7 @@ function buildParts(el, send) {
     empty: make("div", { class: "longtask-empty" }, "Nothing submitted yet: the answer will stream in here."),
     text: make("div", { class: "longtask-text" }),
     rendered: make("div", { class: "longtask-rendered" }),
+    tail: make("div", { class: "longtask-tail" }, document.createTextNode("")),
     raw: button("Raw", "Show the text as the model wrote it"),
     copy: button("Copy", "Copy the text"),
     jump: button("Jump to latest ↓", "Follow the text again"),
@@ -340,7 +277,6 @@ function buildParts(el, send) {
   parts.raw.setAttribute("aria-pressed", "false");
   parts.jump.classList.add("longtask-jump");
   parts.jump.hidden = true;
-  parts.rendered.hidden = true;
   parts.progress = make("div", { class: "longtask-progress", "aria-hidden": "true" }, parts.bar);
   parts.error = make("div", { class: "longtask-error", role: "alert" }, parts.cause, parts.cure);
   parts.offer = make("div", { class: "longtask-offer" });
@@ -351,12 +287,12 @@ function buildParts(el, send) {
   );
   parts.tools = make("div", { class: "longtask-tools" }, parts.raw, parts.copy);
   const log = { class: "longtask-scroller", role: "log", "aria-live": "off", "aria-label": "Answer", tabindex: "0" };
-  parts.scroller = make("div", log, parts.text, parts.rendered);
+  parts.scroller = make("div", log, parts.text, parts.rendered, parts.tail);
   const head = make("div", { class: "longtask-head" }, parts.badge, parts.figures,
     make("span", { class: "longtask-actions" }, parts.retry, parts.unwatch, parts.cancel));
   const body = make("div", { class: "longtask-body" }, parts.scroller, parts.jump, parts.tools);
   // Hidden until drawn for the first time, else they would flash.
-  for (const part of [parts.offer, parts.error, parts.notice, parts.tools, parts.scroller, parts.retry, parts.unwatch, parts.cancel]) {
+  for (const part of [parts.text, parts.rendered, parts.offer, parts.error, parts.notice, parts.tools, parts.scroller, parts.retry, parts.unwatch, parts.cancel]) {
     part.hidden = true;
   }
   el.append(make("section", { class: "longtask-output", "aria-label": "Task" },

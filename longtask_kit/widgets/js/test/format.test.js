@@ -25,7 +25,7 @@ test("a retry says which attempt comes", () => {
 
 test("unknown figures are left out", () => {
   assert.deepEqual(describeFigures({ status: "idle" }, null), []);
-  const figures = describeFigures({ status: "running", model: "demo", tokens: 1200, firstTokenMs: 40 }, 2040);
+  const figures = describeFigures({ status: "running", model: "demo", tokens: 1200, firstTokenMs: 40, elapsedMs: 2040 }, 2100);
   assert.deepEqual(figures.map(([name]) => name), ["model", "time", "tokens", "tokens/s", "first token"]);
   assert.equal(figures[2][1], "1,200");
 });

@@ -1,0 +1,63 @@
+"""A kernel that follows many tasks: `python -m tests.benchmarks.idle_followers SECONDS`.
+
+Reads task ids, one a line, and follows them all. Says how many of them it had the first event of
+within 30 s, its own private memory before and after, and which share of a core it used in the
+seconds that followed.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import time
+
+from longtask_kit import Settings, connect
+from longtask_kit.task import Task
+from tests.benchmarks.place import read_memory_bytes, read_process_cpu_s
+from tests.wait import wait_until
+
+_PATIENCE_S = 30.0
+
+
+def main(idle_s: float) -> None:
+    """Follow, measure, say it."""
+    ids = sys.stdin.read().split()
+    with connect(settings=Settings(_env_file=None), quiet=True) as kit:
+        first = Task(ids[0], door=kit)
+        first.listen(_ignore)  # what the first one loads is not the others' cost
+        wait_until(lambda: first.live_transcript.updated)
+        before = _read_memory()
+        tasks = [Task(task_id, door=kit) for task_id in ids[1:]]
+        for task in tasks:
+            task.listen(_ignore)
+        give_up_at = time.monotonic() + _PATIENCE_S
+        while (followed := _count(tasks)) < len(tasks) and time.monotonic() < give_up_at:
+            time.sleep(0.05)
+        after = _read_memory()
+        busy_s = read_process_cpu_s(os.getpid())
+        time.sleep(idle_s)
+        cpu_share = (read_process_cpu_s(os.getpid()) - busy_s) / idle_s
+        sys.stdout.write(
+            json.dumps(
+                {"before": before, "after": after, "followed": followed, "cpu_share": cpu_share}
+            )
+        )
+
+
+def _count(tasks: list[Task]) -> int:
+    return sum(task.live_transcript.updated is not None for task in tasks)
+
+
+def _ignore() -> None:
+    pass
+
+
+def _read_memory() -> int:
+    gc.collect()
+    return read_memory_bytes(os.getpid())
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]))
