@@ -52,6 +52,9 @@ def test_the_queue_retries_gives_up_and_schedules(cluster_stack: lt.LocalStack) 
             event.state for event in queue.log.list().logs if event.message_id == sent.message_id
         ]
         assert states.count(LogState.RETRY) == 2
+        first = queue.dlq.list().messages[0].dlq_id
+        queue.http.request(path=f"/v2/dlq/retry/{first}", method="POST")
+        wait_until(lambda: [d.dlq_id != first for d in queue.dlq.list().messages] == [True])
         queue.dlq.delete(queue.dlq.list().messages[0].dlq_id)
         assert queue.dlq.list().messages == []
         made = queue.schedule.create(destination=nowhere, cron="* * * * *")
