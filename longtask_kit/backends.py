@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-import httpx
-
 from longtask_kit.errors import ConfigError, QuotaError, StoreError, SubmitError
 from longtask_kit.keys import is_task_id
 from longtask_kit.queue import Queue
@@ -13,9 +11,11 @@ from longtask_kit.records import TaskRecord
 from longtask_kit.store import Store
 from longtask_kit.submit import TaskSpec, cancel_task, delete_task, retry_task, submit_task
 from longtask_kit.subscribe import EventSource, HttpSource, RedisSource, expired
-from longtask_kit.transport import open_stream_client
+from longtask_kit.transport import TRANSPORT_ERRORS, open_stream_client
 
 if TYPE_CHECKING:
+    import httpx
+
     from longtask_kit.events import Status
     from longtask_kit.settings import Settings
 
@@ -175,7 +175,7 @@ class HttpBackend:
         url = self._base_url + path
         try:
             response = await self._client.request(method, url, **request)
-        except httpx.HTTPError as exc:
+        except TRANSPORT_ERRORS as exc:
             raise StoreError(
                 f"{self._base_url} is not reachable ({type(exc).__name__}); is the webhook app up?"
             ) from exc

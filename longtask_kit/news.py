@@ -19,7 +19,7 @@ from longtask_kit.errors import ConfigError, StreamError, describe_foreign
 from longtask_kit.events import Cursor, TaskEvent, decode_entry
 from longtask_kit.keys import channel_name
 from longtask_kit.settings import secret
-from longtask_kit.transport import open_stream_client
+from longtask_kit.transport import TRANSPORT_ERRORS, open_stream_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -126,7 +126,7 @@ class _Subscription:
                         self._acknowledged.set()
                     elif kind == "message":
                         self._tell(_decode_news(rest.partition(",")[2]))
-        except (httpx.HTTPError, SSEError) as exc:
+        except (*TRANSPORT_ERRORS, SSEError) as exc:
             reason = f"UPSTASH_REDIS_REST_URL: {describe_foreign(exc)}"
         lost = StreamError(f"The subscription was lost: {reason}.", task_id=task_id)
         if not self._acknowledged.is_set():

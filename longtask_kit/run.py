@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from longtask_kit.errors import NonRetryableError, RetryableError
 from longtask_kit.events import Usage, make_valid_text
 from longtask_kit.settings import direct_connection, secret
-from longtask_kit.transport import NO_LIMIT, has_socks_proxy
+from longtask_kit.transport import NO_LIMIT, TRANSPORT_ERRORS, has_socks_proxy
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError
@@ -98,7 +98,7 @@ class OpenAIHandler:
             # openai maps the errors of a request, not those of a byte stream.
             except httpx2.ReadTimeout as exc:
                 raise _silent() from exc
-            except httpx2.HTTPError as exc:
+            except (httpx2.HTTPError, *TRANSPORT_ERRORS) as exc:
                 raise RetryableError(
                     f"The model's connection broke mid-stream ({type(exc).__name__}).",
                     code="model_connection",

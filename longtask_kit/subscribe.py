@@ -12,7 +12,6 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
-import httpx
 from httpx_sse import SSEError, aconnect_sse
 
 from longtask_kit.errors import (
@@ -24,9 +23,12 @@ from longtask_kit.errors import (
 )
 from longtask_kit.events import START, Cursor, TaskEvent, decode_frame
 from longtask_kit.news import SSE_TIMEOUT, News, NewsHub, check_answer
+from longtask_kit.transport import TRANSPORT_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    import httpx
 
     from longtask_kit.settings import Settings
     from longtask_kit.store import Store
@@ -194,7 +196,7 @@ class HttpSource:
                 source.response.encoding = "utf-8"  # as SSE is; a server may name any codec
                 async for frame in source.aiter_sse():
                     yield decode_frame(frame.data, frame.id)
-        except (httpx.HTTPError, SSEError, ValueError) as exc:
+        except (*TRANSPORT_ERRORS, SSEError, ValueError) as exc:
             raise StreamError(
                 f"The event stream was lost: {describe_foreign(exc)}",
                 task_id=task_id,

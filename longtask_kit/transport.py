@@ -10,10 +10,12 @@ from __future__ import annotations
 from typing import Any
 from urllib.request import getproxies
 
+import aiohttp
 import httpx
 
 from longtask_kit.settings import direct_connection
 
+TRANSPORT_ERRORS = (httpx.HTTPError, aiohttp.ClientError)  # not all of the latter are translated
 NO_LIMIT = 0  # what aiohttp means by it; its default is 100 connections, httpx' None
 
 
