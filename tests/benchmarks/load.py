@@ -138,7 +138,7 @@ def _find_steady_part(
     first, last = (arrivals[round(part * (len(arrivals) - 1))][0] for part in _MIDDLE)
     if end - begin < (last - first) / 2:
         begin, end = first, last
-    return begin, max(end, begin + 1)
+    return min(begin, end - 1), end  # not empty, should all have come in one piece
 
 
 def _interpolate(used: Sequence[tuple[int, float]], at: int) -> float:
