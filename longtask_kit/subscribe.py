@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from longtask_kit.store import Store
 
 
+_MAX_IDLE_S = 20.0  # between two looks into a log that nothing was heard of
+
+
 class EventSource(Protocol):
     """Where a task's events come from: Redis, or the HTTP API."""
 
@@ -110,7 +113,7 @@ class RedisSource:
         self._hub = NewsHub(settings)
         # After this long without news the log is read: a lost message delays, it never hangs.
         self._deadline_s = settings.patience_s
-        self._idle_timeout_s = 2.0 if settings.has_loopback_redis else 20.0
+        self._idle_timeout_s = 2.0 if settings.has_loopback_redis else _MAX_IDLE_S
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -124,29 +127,34 @@ class RedisSource:
             cursor = after
             events = await self._read(task_id, after=cursor)
             yield _connected()
+            idle_s = self._idle_timeout_s
             while events is not None:
                 for event in events:
                     cursor = event.cursor
                     yield event
                     if event.is_terminal:
                         return
-                events = await self._next(task_id, news, cursor)
+                # Where the log held nothing either, the next look may wait longer.
+                idle_s = self._idle_timeout_s if events else min(2 * idle_s, _MAX_IDLE_S)
+                events = await self._next(task_id, news, cursor, idle_s)
 
-    async def _next(self, task_id: str, news: News, cursor: Cursor) -> list[TaskEvent] | None:
+    async def _next(
+        self, task_id: str, news: News, cursor: Cursor, idle_s: float
+    ) -> list[TaskEvent] | None:
         """Return what comes after the cursor: the next news, or the log where news has a hole."""
         try:
-            event = await self._hear(news, cursor)
+            event = await self._hear(news, cursor, idle_s)
         except TimeoutError:
             return await self._read(task_id, after=cursor)
         if is_next(cursor, event.cursor):
             return [event]
         return await self._read(task_id, after=cursor)
 
-    async def _hear(self, news: News, cursor: Cursor) -> TaskEvent:
+    async def _hear(self, news: News, cursor: Cursor, idle_s: float) -> TaskEvent:
         """Return the first news after the cursor, or raise TimeoutError."""
         while True:
             if news.empty():  # a timeout costs as much as all else here
-                async with asyncio.timeout(self._idle_timeout_s):
+                async with asyncio.timeout(idle_s):
                     event = await news.get()
             else:
                 event = news.get_nowait()
