@@ -4,13 +4,15 @@ import hmac
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, params
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from longtask_kit.events import START, Cursor, Status, Transcript, to_wire
+from longtask_kit.events import START, Cursor, Status, TaskEvent, Transcript, to_wire
 from longtask_kit.http_edge import (
     BadRequestError,
     StartRequest,
@@ -82,6 +84,14 @@ def create_tasks_router(services: Services, dependencies: Sequence[params.Depend
     return router
 
 
+def _make_frame(task_id: str, event: TaskEvent) -> ServerSentEvent:
+    body = json.dumps(to_wire(task_id, event), ensure_ascii=False, separators=(",", ":"))
+    return ServerSentEvent(raw_data=body, id=str(event.cursor))
+
+
+_share_frame = lru_cache(maxsize=64)(_make_frame)  # for all who follow a task at this moment
+
+
 class _TasksApi:
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -142,13 +152,14 @@ class _TasksApi:
         transcript = Transcript()
         async for event in follow(opened.source, task_id, after=after):
             transcript.apply(event)
-            wire = to_wire(task_id, event)
+            if event.type == "content":
+                yield _share_frame(task_id, event)
+                continue
             if event.type == "end":
                 if after != START:  # this reader's replay did not begin at the beginning
                     transcript = await _read_transcript(task_id, opened.store)
-                wire["data"] = transcript.text
-            body = json.dumps(wire, ensure_ascii=False, separators=(",", ":"))
-            yield ServerSentEvent(raw_data=body, id=str(event.cursor))
+                event = replace(event, data=transcript.text)
+            yield _make_frame(task_id, event)
 
     async def cancel(self, body: TaskReference) -> dict[str, Any]:
         """Cancel at once what waits; ask what runs to stop (status `running` until it has)."""
