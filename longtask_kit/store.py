@@ -54,16 +54,12 @@ if TYPE_CHECKING:
 
 # What the SDK raises or trips over: transport, non-JSON bodies, odd shapes of an error answer.
 _FOREIGN = (
-    httpx.HTTPError,
-    httpx.InvalidURL,
-    UpstashError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
+    *(httpx.HTTPError, httpx.InvalidURL, UpstashError),
+    *(ValueError, KeyError, TypeError, AttributeError),
 )
 
 _SWEPT_AT_ONCE = 100
+_MAX_AT_ONCE = 32  # the time the SDK's pool takes grows with the square of what waits in it
 _PAGE = 1000  # log entries read in one command; the hosted service caps an answer's size
 
 
@@ -77,6 +73,7 @@ class Store:
         self._ttl_s = ttl_s
         self._lease_ms = round(lease_s * 1000)
         self._timeout_s = timeout_s
+        self._turns = asyncio.Semaphore(_MAX_AT_ONCE)
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -207,14 +204,8 @@ class Store:
         type_: EventType = "cancelled" if status == "cancelled" else "error"
         entry = encode_entry(type_, reason, code=code or None)
         fields = [] if status == "cancelled" else ["error", reason, "code", code]
-        args = [
-            status,
-            _dump(entry),
-            _dump(["status", status, *fields]),
-            int(ask_to_stop),
-            delivery_id,
-            round(silent_s * 1000),
-        ]
+        ending = [status, _dump(entry), _dump(["status", status, *fields])]
+        args = [*ending, int(ask_to_stop), delivery_id, round(silent_s * 1000)]
         match await self._run_script("settle", task_id, args):
             case ["settled"]:
                 return Settled()
@@ -352,16 +343,22 @@ class Store:
             [2, task_key(task_id), log_key(task_id), channel_name(task_id), self._ttl_s, *args]
             for task_id, args in calls
         ]
+        # What the flusher brings must not wait for a thousand readers.
+        run = self._send if name == "append" else self._run
         try:
-            return await self._run([["EVALSHA", sha, *tail] for tail in tails] + [*also])
+            return await run([["EVALSHA", sha, *tail] for tail in tails] + [*also])
         except StoreError as exc:
             if "NOSCRIPT" not in str(exc):
                 raise
         # The server forgot its scripts (restart, failover). EVAL brings them back. Of several
         # calls some may have run before the flush; a script that ran already changes nothing.
-        return await self._run([["EVAL", source, *tail] for tail in tails] + [*also])
+        return await run([["EVAL", source, *tail] for tail in tails] + [*also])
 
     async def _run(self, commands: list[list[Any]]) -> list[Any]:
+        async with self._turns:
+            return await self._send(commands)
+
+    async def _send(self, commands: list[list[Any]]) -> list[Any]:
         try:
             # The SDK has no timeout of its own: a hung request would hang the attempt for ever.
             async with asyncio.timeout(self._timeout_s):
@@ -377,7 +374,7 @@ class Store:
             raise StoreRefusedError(f"Redis refused a command: {exc}") from exc
         except _FOREIGN as exc:
             if len(commands) > 1 and not isinstance(exc, httpx.HTTPError):
-                await self._run([["PING"]])  # a wrong token is told only to a single command
+                await self._send([["PING"]])  # a wrong token is told only to a single command
             raise StoreError(
                 f"Redis is not reachable at UPSTASH_REDIS_REST_URL ({describe_foreign(exc)}); "
                 "check the URL and token, or run `longtask doctor`."

@@ -276,3 +276,12 @@ async def test_all_followers_of_a_process_share_one_subscription(
     await asyncio.to_thread(wait_until, lambda: count_subscriptions() == 0)
     await source.aclose()
     await store.aclose()
+
+
+async def test_a_thousand_readers_at_once_all_get_their_answer(settings: lt.Settings) -> None:
+    store = Store.open(settings)
+    try:
+        reads = (store.read_log(new_task_id(), after=START) for _ in range(1000))
+        assert await asyncio.gather(*reads) == [[]] * 1000  # none waited past its time limit
+    finally:
+        await store.aclose()
