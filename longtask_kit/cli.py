@@ -17,6 +17,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from longtask_kit.bench_cli import BENCH_HELP, bench
+from longtask_kit.cli_options import JsonOption  # noqa: TC001 - typer reads the annotations
 from longtask_kit.errors import LongTaskError
 from longtask_kit.model_cli import describe_place, model_app
 from longtask_kit.queue_cli import queue_app
@@ -69,7 +70,6 @@ app = typer.Typer(
 )
 app.add_typer(queue_app, name="queue")
 app.add_typer(model_app, name="model")
-_JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 _TaskArgument = Annotated[str, typer.Argument(metavar="ID", help="A task id: task_….")]
 
 
@@ -112,7 +112,7 @@ def run(
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 1000,
     temperature: Annotated[float, typer.Option(help="0 to 2.")] = 0.7,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
-    as_json: _JsonOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Submit a task and stream it; it runs on when you leave."""
     text = sys.stdin.read() if prompt == "-" else prompt
@@ -124,7 +124,7 @@ def run(
 
 
 @app.command()
-def tail(task_id: _TaskArgument, *, as_json: _JsonOption = False) -> None:
+def tail(task_id: _TaskArgument, *, as_json: JsonOption = False) -> None:
     """Follow a task from its first token on, whether it runs or ended long ago."""
     with _connect(as_json) as kit:
         _show(kit.attach(task_id), as_json=as_json)
@@ -142,7 +142,7 @@ def cancel(task_id: _TaskArgument) -> None:
 def list_tasks(
     *,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 20,
-    as_json: _JsonOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List tasks, newest first."""
     with _connect(quiet=True) as kit:
@@ -166,7 +166,7 @@ def list_tasks(
 def status(
     task_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="A task id.")] = None,
     *,
-    as_json: _JsonOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show a task's record; without an id, where tasks go and whether a local stack runs."""
     if task_id is None:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from longtask_kit.cli_options import JsonOption  # noqa: TC001 - typer reads the annotations
 from longtask_kit.errors import LocalStackError
 from longtask_kit.local import DEMO_LABEL, gguf
 from longtask_kit.terminal import make_printable
@@ -77,9 +78,7 @@ def _install_pinned() -> tuple[Path, bool]:
 
 
 @model_app.command("list")
-def list_installed(
-    *, as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False
-) -> None:
+def list_installed(*, as_json: JsonOption = False) -> None:
     """List the models of this computer."""
     models = gguf.list_models()
     if as_json:

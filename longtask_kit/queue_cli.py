@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from longtask_kit.cli_options import JsonOption  # noqa: TC001 - typer reads the annotations
 from longtask_kit.errors import ConfigError, LongTaskError
 from longtask_kit.terminal import make_printable, to_json_line
 
@@ -28,7 +29,6 @@ queue_app = typer.Typer(
 
 _TIMEOUT_S = 30.0
 _STATE_STYLES = {"DELIVERED": "green", "FAILED": "red", "ERROR": "red", "RETRY": "yellow"}
-_JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 _MessageArgument = Annotated[
     str, typer.Argument(metavar="ID", help="A message id (msg_…) or a dead letter's (<ms>-<n>).")
 ]
@@ -42,7 +42,7 @@ def list_messages(
     state: Annotated[
         str | None, typer.Option(help="Only this state, e.g. FAILED or RETRY.")
     ] = None,
-    as_json: _JsonOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List the latest messages with their state and reason, the dead letters, the queues."""
     with _open_queue() as client:
@@ -66,7 +66,7 @@ def list_messages(
 
 
 @queue_app.command()
-def show(message_id: _MessageArgument, *, as_json: _JsonOption = False) -> None:
+def show(message_id: _MessageArgument, *, as_json: JsonOption = False) -> None:
     """Show a message or dead letter, and everything that happened to it."""
     with _open_queue() as client:
         dead = _find_dead_letter(client, message_id)

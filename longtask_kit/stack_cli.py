@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-_JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+from longtask_kit.cli_options import JsonOption  # noqa: TC001 - typer reads the annotations
+
 _DataOption = Annotated[
     Path | None, typer.Option("--data", help="Folder of the stack's data; one stack a folder.")
 ]
@@ -19,7 +20,7 @@ _DataOption = Annotated[
 def up(
     *,
     data: _DataOption = None,
-    as_json: _JsonOption = False,
+    as_json: JsonOption = False,
     time_scale: Annotated[float, typer.Option(help="Multiplies the retry backoff.")] = 1.0,
     tokens_per_s: Annotated[float, typer.Option(help="Speed of the demo model.")] = 60.0,
     redis_port: Annotated[int, typer.Option(help="Redis REST; 0 is any free port.")] = 8079,
