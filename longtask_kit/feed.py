@@ -7,6 +7,7 @@ import contextlib
 import logging
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, TypeVar
 
 from longtask_kit.events import Transcript
@@ -140,9 +141,7 @@ class Feed:
                 if was_closed and not fresh:
                     break
                 if not fresh:
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(_TICK_S):
-                            await changed.wait()
+                    await changed.wait()
         self._raise_error()
 
     def _raise_error(self) -> None:
@@ -161,26 +160,50 @@ class Feed:
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[asyncio.Event]:
-        """Yield an event of the running loop that is set whenever the feed changes."""
+        """Yield an event of the running loop, set whenever the feed changes and at each tick."""
         loop = asyncio.get_running_loop()
+        doorbell = _doorbells.setdefault(loop, _Doorbell(loop))
         changed = asyncio.Event()
-        is_told = False
+        # A timer of its own: a timeout around each wait would cost more than the wait.
+        ticking: asyncio.TimerHandle
 
-        def tell() -> None:
-            nonlocal is_told
-            is_told = False
+        def tick() -> None:
+            nonlocal ticking
             changed.set()
+            ticking = loop.call_later(_TICK_S, tick)
 
-        def wake() -> None:
-            nonlocal is_told
-            if is_told:  # waking another thread's loop costs a system call: once is enough
-                return
-            is_told = True
-            with contextlib.suppress(RuntimeError):  # that loop is closed; nobody waits
-                loop.call_soon_threadsafe(tell)
-
-        stop = self.listen(wake)
+        tick()
+        stop = self.listen(lambda: doorbell.ring(changed))
         try:
             yield changed
         finally:
             stop()
+            ticking.cancel()
+
+
+class _Doorbell:
+    """Sets events of another thread's loop; to wake it takes a system call: one for all will do."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)
+        self._rung: set[asyncio.Event] = set()
+        self._is_ringing = False
+
+    def ring(self, changed: asyncio.Event) -> None:
+        self._rung.add(changed)  # before the look: `_answer` takes its flag down before its look
+        if self._is_ringing:
+            return
+        self._is_ringing = True
+        if loop := self._loop():
+            with contextlib.suppress(RuntimeError):  # that loop is closed; nobody waits
+                loop.call_soon_threadsafe(self._answer)
+
+    def _answer(self) -> None:
+        self._is_ringing = False
+        while self._rung:
+            self._rung.pop().set()
+
+
+_doorbells: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Doorbell] = (
+    weakref.WeakKeyDictionary()
+)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections import deque
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,58 @@ if TYPE_CHECKING:
 SSE_TIMEOUT = httpx.Timeout(10.0, read=45.0, pool=None)
 _MAX_NEWS = 1000  # kept for a slow follower
 
-News = asyncio.Queue[TaskEvent | StreamError]
+
+class News:
+    """One follower's share of a task's news, in the order it came."""
+
+    def __init__(self) -> None:
+        self._unheard: deque[TaskEvent | StreamError] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._waiter: asyncio.Future[None] | None = None
+        self._due = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def tell(self, news: TaskEvent | StreamError) -> None:
+        """Add something; what a follower is too slow for is dropped, but never the end."""
+        if len(self._unheard) >= _MAX_NEWS and not isinstance(news, StreamError):
+            return
+        self._unheard.append(news)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def hear(self, idle_s: float) -> TaskEvent | StreamError:
+        """Return the next, or raise TimeoutError after a silence of `idle_s`."""
+        if not self._unheard:
+            self._waiter = self._loop.create_future()
+            self._due = self._loop.time() + idle_s
+            self._watch()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self._unheard.popleft()
+
+    def close(self) -> None:
+        """Stop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _watch(self) -> None:
+        """Have the timer fire when due, or before; setting one for each token costs too much."""
+        if self._timer is not None and self._timer.when() > self._due:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._due, self._check)
+
+    def _check(self) -> None:
+        self._timer = None
+        if self._waiter is None or self._waiter.done():
+            return
+        if self._loop.time() >= self._due:
+            self._waiter.set_exception(TimeoutError())
+        else:
+            self._watch()
 
 
 class NewsHub:
@@ -48,7 +100,7 @@ class NewsHub:
 
     @contextlib.asynccontextmanager
     async def listen(self, task_id: str) -> AsyncIterator[News]:
-        """Yield a queue of a task's news, once the subscription is acknowledged.
+        """Yield a task's news, once the subscription is acknowledged.
 
         What ends the subscription early comes as the last item.
 
@@ -56,7 +108,7 @@ class NewsHub:
             StreamError: There is no subscription to be had; try again.
             ConfigError: The token was refused.
         """
-        news: News = asyncio.Queue()
+        news = News()
         subscription = self._subscriptions.get(task_id)
         if subscription is None or subscription.is_over:
             subscription = _Subscription(self._client, f"{self._url}/subscribe/", self._headers)
@@ -67,6 +119,7 @@ class NewsHub:
             await subscription.wait_until_acknowledged()
             yield news
         finally:
+            news.close()
             subscription.followers.discard(news)
             if not subscription.followers:
                 if self._subscriptions.get(task_id) is subscription:
@@ -131,13 +184,11 @@ class _Subscription:
         lost = StreamError(f"The subscription was lost: {reason}.", task_id=task_id)
         if not self._acknowledged.is_set():
             raise lost
-        for news in self.followers:
-            news.put_nowait(lost)
+        self._tell(lost)
 
-    def _tell(self, event: TaskEvent) -> None:
+    def _tell(self, what: TaskEvent | StreamError) -> None:
         for news in self.followers:
-            if news.qsize() < _MAX_NEWS:
-                news.put_nowait(event)
+            news.tell(what)
 
 
 def _decode_news(payload: str) -> TaskEvent:

@@ -41,6 +41,8 @@ _FINAL = ("WRONGTYPE", "max request size", "WRONGPASS", "NOPERM")
 _MAX_FLIGHTS = 4  # flushes under way
 _OVERLAP_S = 0.005  # a flush that takes longer does not hold up the next
 _FEW_WRITERS = 8  # more of them fill a flush anyway, and each flush costs the CPU of a request
+_GATHER_S = 0.0003  # a crowd's flushes wait this long for each of its tasks: a token apiece costs
+_MAX_GATHER_S = 0.04  # more CPU than two have, and 40 ms are less than an eye sees
 _MAX_HOG_S = 0.005  # a generator over buffered chunks never yields by itself
 
 CANCEL = "cancel"  # the store's answer when somebody asked for a cancel
@@ -310,7 +312,8 @@ class Publisher:
             self._mark_silent_writers()
             if batch := self._take_batch():
                 self._flights.add(asyncio.create_task(self._flush(batch)))
-                await asyncio.sleep(self._min_flush_interval_s)
+                gather_s = min(len(batch) * _GATHER_S, _MAX_GATHER_S)
+                await asyncio.sleep(max(self._min_flush_interval_s, gather_s))
                 await self._wait_for_turn()
             if self._dirty:  # more than one batch was waiting
                 self._woken.set()

@@ -153,11 +153,7 @@ class RedisSource:
     async def _hear(self, news: News, cursor: Cursor, idle_s: float) -> TaskEvent:
         """Return the first news after the cursor, or raise TimeoutError."""
         while True:
-            if news.empty():  # a timeout costs as much as all else here
-                async with asyncio.timeout(idle_s):
-                    event = await news.get()
-            else:
-                event = news.get_nowait()
+            event = await news.hear(idle_s)
             if isinstance(event, StreamError):
                 raise event
             if event.cursor > cursor:

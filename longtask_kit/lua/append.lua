@@ -3,7 +3,8 @@
 -- ARGV[6] hash fields, JSON list
 -- Returns 'ok' | 'cancel' (stored, and a cancel was asked for) | 'fenced' newer attempt | 'gone'
 -- | 'torn' (Redis came back without what it had acknowledged: storing more would leave a hole).
-local attempt = redis.call('HGET', KEYS[1], 'attempt')
+local attempt, cancel, lease_until =
+  unpack(redis.call('HMGET', KEYS[1], 'attempt', 'cancel', 'lease_until'))
 if not attempt then return {'gone'} end
 if attempt ~= ARGV[3] then return {'fenced', attempt} end
 local entries = cjson.decode(ARGV[5])
@@ -17,10 +18,13 @@ local is_new = true
 for _, entry in ipairs(entries) do is_new = add(entry) end
 -- Sent again after a lost reply: what has happened to the task since must stand.
 if not is_new then return {'ok'} end
+-- A lease that was renewed a moment ago, and the times to live with it, need no renewal.
 local lease = tonumber(ARGV[4])
-redis.call('HSET', KEYS[1], 'updated_ms', now,
-           'lease_until', lease > 0 and string.format('%.0f', tonumber(now) + lease) or '0',
-           unpack(cjson.decode(ARGV[6])))
-keep()
-if redis.call('HEXISTS', KEYS[1], 'cancel') == 1 then return {'cancel'} end
-return {'ok'}
+local renewed = tonumber(lease_until or '0') - lease
+if lease == 0 or ARGV[6] ~= '[]' or tonumber(now) - renewed >= math.min(1000, lease / 10) then
+  redis.call('HSET', KEYS[1], 'updated_ms', now,
+             'lease_until', lease > 0 and string.format('%.0f', tonumber(now) + lease) or '0',
+             unpack(cjson.decode(ARGV[6])))
+  keep()
+end
+return {cancel and 'cancel' or 'ok'}
