@@ -1,6 +1,5 @@
 """An HTTP proxy before Redis' REST service that answers wrongly, late, or not at all."""
 
-import base64
 import contextlib
 import socket
 import struct
@@ -120,5 +119,5 @@ class _Handler(BaseHTTPRequestHandler):
         """Log nothing."""
 
 
-_TORN = base64.b64encode(b"torn")  # as the SDK asks for it
+_TORN = b"torn"
 _HOP_BY_HOP = frozenset({"host", "connection", "content-length", "accept-encoding"})
