@@ -11,7 +11,7 @@ from longtask_kit.records import TaskRecord
 from longtask_kit.store import Store
 from longtask_kit.submit import TaskSpec, cancel_task, delete_task, retry_task, submit_task
 from longtask_kit.subscribe import EventSource, HttpSource, RedisSource, expired
-from longtask_kit.transport import TRANSPORT_ERRORS, open_stream_client
+from longtask_kit.transport import TRANSPORT_ERRORS, open_client
 
 if TYPE_CHECKING:
     import httpx
@@ -120,7 +120,7 @@ class HttpBackend:
     def __init__(self, base_url: str, *, api_key: str | None = None) -> None:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._base_url = base_url.rstrip("/")
-        self._client = open_stream_client(base_url, headers=headers, timeout=30.0)
+        self._client = open_client(base_url, headers=headers, timeout=30.0)
         self._source = HttpSource(self._base_url, self._client)
 
     @property

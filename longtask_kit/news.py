@@ -20,7 +20,7 @@ from longtask_kit.errors import ConfigError, StreamError, describe_foreign
 from longtask_kit.events import Cursor, TaskEvent, decode_entry
 from longtask_kit.keys import channel_name
 from longtask_kit.settings import secret
-from longtask_kit.transport import TRANSPORT_ERRORS, open_stream_client
+from longtask_kit.transport import TRANSPORT_ERRORS, open_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -92,7 +92,7 @@ class NewsHub:
         self._url = settings.upstash_redis_rest_url
         self._headers = {"Authorization": f"Bearer {secret(settings.upstash_redis_rest_token)}"}
         self._subscriptions: dict[str, _Subscription] = {}
-        self._client = open_stream_client(self._url, timeout=SSE_TIMEOUT)
+        self._client = open_client(self._url, timeout=SSE_TIMEOUT)
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -38,8 +38,8 @@ _MAX_BATCH_CHARS = 262_144  # of all of them: up to 1 MB, where the smallest pla
 _OUTAGE_LIMIT_S = 30.0  # Redis away for longer ends the attempt as retryable
 # Refusals that stay the same however often the same is sent; any other answer may be an outage.
 _FINAL = ("WRONGTYPE", "max request size", "WRONGPASS", "NOPERM")
-_MAX_FLIGHTS = 4  # flushes under way
-_OVERLAP_S = 0.005  # a flush that takes longer does not hold up the next
+_MAX_FLIGHTS = 8  # flushes under way
+_OVERLAP_S = 0.0025  # a flush that takes longer does not hold up the next
 _FEW_WRITERS = 8  # more of them fill a flush anyway, and each flush costs the CPU of a request
 _GATHER_S = 0.0003  # a crowd's flushes wait this long for each of its tasks: a token apiece costs
 _MAX_GATHER_S = 0.04  # more CPU than two have, and 40 ms are less than an eye sees

@@ -23,6 +23,7 @@ from longtask_kit.errors import (
     describe_foreign,
 )
 from longtask_kit.settings import SIGNING_NAMES, direct_connection, secret
+from longtask_kit.transport import TRANSPORT_ERRORS, open_client
 
 if TYPE_CHECKING:
     from qstash.http import RetryConfig
@@ -36,7 +37,7 @@ _TIMEOUT_S = 30.0
 # What the SDK raises, and what it trips over when something else than QStash answers.
 _FOREIGN = (
     QStashError,
-    httpx.HTTPError,
+    *TRANSPORT_ERRORS,
     httpx.InvalidURL,
     TimeoutError,
     ValueError,
@@ -60,6 +61,7 @@ class Queue:
         token = secret(settings.qstash_token)
         with direct_connection(settings.qstash_url):
             client = AsyncQStash(token, retry=_RETRY, base_url=settings.qstash_url)
+        client.http._client = open_client(settings.qstash_url, timeout=_TIMEOUT_S)  # noqa: SLF001
         return cls(client, settings)
 
     async def aclose(self) -> None:

@@ -46,7 +46,7 @@ from longtask_kit.records import (
     read_record,
 )
 from longtask_kit.settings import direct_connection, secret
-from longtask_kit.transport import TRANSPORT_ERRORS, open_stream_client
+from longtask_kit.transport import TRANSPORT_ERRORS, open_client
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,7 +91,7 @@ class Store:
             )
         # Half the CPU and half the time of the connections that the SDK opens by itself; those,
         # which it has no option for, have connected to nothing yet.
-        redis._http._client = open_stream_client(url, timeout=None)  # noqa: SLF001
+        redis._http._client = open_client(url, timeout=None)  # noqa: SLF001
         return cls(redis, ttl_s=settings.ttl_s, lease_s=settings.lease_s)
 
     async def aclose(self) -> None:
