@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 # makes a publish safe to send again.
 _RETRY: RetryConfig = {"retries": 2, "backoff": lambda tried: 100 * 3**tried}
 _TIMEOUT_S = 30.0
+_MAX_AT_ONCE = 16  # of a hundred tasks the first ones begin while the last are still handed over
 # What the SDK raises, and what it trips over when something else than QStash answers.
 _FOREIGN = (
     QStashError,
@@ -53,6 +54,7 @@ class Queue:
     def __init__(self, client: AsyncQStash, settings: Settings) -> None:
         self._client = client
         self._settings = settings
+        self._turns = asyncio.Semaphore(_MAX_AT_ONCE)
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -85,17 +87,16 @@ class Queue:
             QuotaError: A limit of the plan is reached.
             SubmitError: The queue is unreachable or refused the message.
         """
-        publishing = self._client.message.publish(
-            url=self._settings.webhook_url,
-            body=json.dumps({"taskId": task_id, **spec}, ensure_ascii=False),
-            content_type="application/json",
-            retries=self._settings.retries,
-            failure_callback=self._settings.failure_url,
-            deduplication_id=deduplication_id or task_id,
-        )
         try:
-            async with asyncio.timeout(_TIMEOUT_S):
-                answer = await publishing
+            async with self._turns, asyncio.timeout(_TIMEOUT_S):
+                answer = await self._client.message.publish(
+                    url=self._settings.webhook_url,
+                    body=json.dumps({"taskId": task_id, **spec}, ensure_ascii=False),
+                    content_type="application/json",
+                    retries=self._settings.retries,
+                    failure_callback=self._settings.failure_url,
+                    deduplication_id=deduplication_id or task_id,
+                )
             return str(answer.message_id)  # type: ignore[union-attr]  # a URL, not a group
         except (RateLimitExceededError, DailyMessageLimitExceededError) as exc:
             raise QuotaError(
