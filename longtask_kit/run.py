@@ -176,11 +176,11 @@ async def decode_stream(
     usage: Usage | None = None
     finish_reason: str | None = None
     is_done = False
-    async for data in _split_data_lines(chunks):
-        if data == b"[DONE]":
+    async for chunk in _read_chunks(chunks):
+        if chunk is _DONE:
             is_done = True
             continue
-        text, reason, counted = _decode_chunk(data, key)
+        text, reason, counted = _decode_chunk(chunk, key)
         finish_reason, usage = reason or finish_reason, counted or usage
         if text:
             yield text
@@ -191,23 +191,56 @@ async def decode_stream(
     yield Outcome(usage=usage, finish_reason=finish_reason)
 
 
-async def _split_data_lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Yield the payload of each `data:` line; an unfinished one counts only if it says `[DONE]`."""
+_DONE = object()
+
+
+async def _read_chunks(chunks: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+    """Yield the JSON of each event, `_DONE`, and of what is no JSON the bytes.
+
+    An event is taken as soon as its line is there: some servers send no blank line behind it.
+    Others spread one over several lines; only then is the blank line waited for.
+    """
     buffer = b""
+    held: list[bytes] = []  # lines of an event that is no JSON yet
     async for chunk in chunks:
-        lines = (buffer + chunk).split(b"\n")
-        buffer = lines.pop()
+        *lines, buffer = _normalize_line_ends(buffer + chunk).split(b"\n")
         for line in lines:
             if line.startswith(b"data:") and (data := line[5:].strip()):
-                yield data
-    if buffer.removeprefix(b"data:").strip() == b"[DONE]":
-        yield b"[DONE]"
+                item = data if held else _parse(data)
+                if isinstance(item, bytes):
+                    held.append(item)
+                else:
+                    yield item
+            elif held and not line:
+                yield _parse(b"\n".join(held))
+                held.clear()
+    if buffer.removeprefix(b"data:").strip() == b"[DONE]":  # the one that may stay unfinished
+        yield _DONE
+    if held:
+        yield _parse(b"\n".join(held))
 
 
-def _decode_chunk(data: bytes, key: str) -> tuple[str, str | None, Usage | None]:
+def _normalize_line_ends(text: bytes) -> bytes:
+    r"""Return a stream's bytes with `\n` for the standard's three line ends; JSON escapes all."""
+    if b"\r" not in text:
+        return text
+    body = text.removesuffix(b"\r")  # that `\n` may follow
+    return body.replace(b"\r\n", b"\n").replace(b"\r", b"\n") + text[len(body) :]
+
+
+def _parse(data: bytes) -> Any:  # noqa: ANN401
+    """Return an event's JSON, `_DONE`, or its bytes when it is neither."""
+    if data == b"[DONE]":
+        return _DONE
+    try:
+        return json.loads(data.decode())
+    except (ValueError, RecursionError):
+        return data
+
+
+def _decode_chunk(chunk: Any, key: str) -> tuple[str, str | None, Usage | None]:  # noqa: ANN401
     """Return text delta, finish reason and usage of one chunk."""
     try:
-        chunk = json.loads(data)
         if chunk.get("error"):
             raise RetryableError(
                 f"The model failed mid-stream: {_error_text(chunk['error'], key)}",
@@ -221,7 +254,7 @@ def _decode_chunk(data: bytes, key: str) -> tuple[str, str | None, Usage | None]
             reason if isinstance(reason, str) else None,
             _read_usage(chunk.get("usage")),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+    except (KeyError, TypeError, AttributeError) as exc:
         raise RetryableError(
             "The model sent a chunk that is not a chat completion chunk.", code="model_protocol"
         ) from exc

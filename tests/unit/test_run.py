@@ -14,6 +14,7 @@ import openai
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from openai._streaming import SSEDecoder
 
 from longtask_kit.errors import NonRetryableError, RetryableError
 from longtask_kit.events import Usage, make_valid_text
@@ -31,6 +32,7 @@ examples = settings(deadline=None, max_examples=60, suppress_health_check=[Healt
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
 DONE = b"data: [DONE]\n\n"
+texts = st.text(max_size=12)
 
 
 async def collect(parts: list[bytes]) -> list[str | Outcome]:
@@ -122,6 +124,36 @@ def test_any_text_survives_any_cut(deltas: list[str], data: st.DataObject) -> No
 def test_variants_of_the_stream_mean_the_same(stream: bytes, expected: list[str | Outcome]) -> None:
     items = decode(stream)
     assert items == (expected if expected == ITEMS else [*expected, Outcome()])
+
+
+_CHUNKS = st.fixed_dictionaries(
+    {
+        "choices": st.tuples(
+            st.fixed_dictionaries({"delta": st.fixed_dictionaries({"content": texts})})
+        )
+    }
+)
+
+
+@examples
+@given(st.lists(_CHUNKS, max_size=5), st.sampled_from([b"\n", b"\r\n", b"\r"]), st.data())
+def test_whatever_the_sdk_reads_is_read_the_same(
+    chunks: list[dict[str, Any]], line_end: bytes, data: st.DataObject
+) -> None:
+    events = []
+    indents = st.sampled_from([None, 1])  # with one an event takes several lines
+    bodies = [json.dumps(chunk, indent=data.draw(indents)) for chunk in chunks]
+    for text in [*bodies, "[DONE]"]:
+        fields = [f"data: {line}" for line in text.split("\n")]
+        odd = st.lists(st.sampled_from([": comment", "event: x", "id: 7", "retry: 5", "other"]))
+        events.append("\n".join([*data.draw(odd), *fields, *data.draw(odd), "", ""]))
+    stream = "".join(events).encode().replace(b"\n", line_end)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
+    parts = [stream[a:b] for a, b in itertools.pairwise([0, *cuts, len(stream)])]
+    read = [event.data for event in SSEDecoder().iter_bytes(iter(parts))]
+    said = [json.loads(d)["choices"][0]["delta"]["content"] for d in read if d != "[DONE]"]
+    assert len(said) == len(chunks)
+    assert decode(*parts) == [*filter(None, map(make_valid_text, said)), Outcome()]
 
 
 def test_a_finish_reason_is_an_end_even_without_done() -> None:
