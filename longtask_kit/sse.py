@@ -17,7 +17,7 @@ from starlette.responses import StreamingResponse
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
 _HEARTBEAT = b": ping\n\n"  # a comment, which no SSE client passes on
 _HEARTBEAT_S = 15.0
@@ -67,35 +67,30 @@ class SseResponse(StreamingResponse):
         Not Starlette's way, anyio's task group: that cancels again and again until all has ended,
         also what is closing a connection, which then stays open.
         """
+        head = {"status": self.status_code, "headers": self.raw_headers}
         try:
             async with contextlib.aclosing(self._frames), asyncio.TaskGroup() as group:
                 watching = group.create_task(_wait_until_left(receive))
-                await send(
-                    {
-                        "type": "http.response.start",
-                        "status": self.status_code,
-                        "headers": self.raw_headers,
-                    }
-                )
-                await self._send_frames(send, group)
+                pulse = _Pulse(send, group, self._heartbeat_s)
+                try:
+                    await pulse.send({"type": "http.response.start", **head})
+                    await self._send_frames(pulse)
+                finally:
+                    pulse.stop()
+                await pulse.send(_make_part(b"", more_body=False))
                 watching.cancel()
         except* _ClientLeftError:
             pass
         if self.background is not None:
             await self.background()
 
-    async def _send_frames(self, send: Send, group: asyncio.TaskGroup) -> None:
-        pulse = _Pulse(send, group, self._heartbeat_s)
-        try:
-            count = 0
-            async for frame in self._frames:
-                await pulse.send(frame)
-                count += 1
-                if count % _FRAMES_A_TURN == 0:
-                    await asyncio.sleep(0)
-        finally:
-            pulse.stop()
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    async def _send_frames(self, pulse: _Pulse) -> None:
+        count = 0
+        async for frame in self._frames:
+            await pulse.send(_make_part(frame))
+            count += 1
+            if count % _FRAMES_A_TURN == 0:
+                await asyncio.sleep(0)
 
 
 class _Pulse:
@@ -103,19 +98,29 @@ class _Pulse:
 
     def __init__(self, send: Send, group: asyncio.TaskGroup, heartbeat_s: float) -> None:
         self._send, self._group, self._heartbeat_s = send, group, heartbeat_s
-        self._sending = asyncio.Lock()  # ASGI promises nothing for two sends at once
+        # ASGI promises nothing for two sends at once. First come, first served: a comment that
+        # waits goes out before the end does.
+        self._sending = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._sent_at = self._loop.time()
+        self._is_over = False
         self._timer = self._loop.call_later(heartbeat_s, self._beat)
 
     def stop(self) -> None:
+        """Begin no comment any more."""
+        self._is_over = True
         self._timer.cancel()
 
-    async def send(self, part: bytes) -> None:
+    async def send(self, message: Message) -> None:
+        """Send a message.
+
+        Raises:
+            _ClientLeftError: The server says so; others just take what is sent.
+        """
         async with self._sending:
             try:
-                await self._send({"type": "http.response.body", "body": part, "more_body": True})
-            except OSError as exc:  # how ASGI 2.4 says it
+                await self._send(message)
+            except OSError as exc:  # as of ASGI 2.4
                 raise _ClientLeftError from exc
             self._sent_at = self._loop.time()
 
@@ -124,8 +129,16 @@ class _Pulse:
         if wait_s <= 0.001:
             wait_s = self._heartbeat_s
             if not self._sending.locked():  # else the client is what is slow
-                self._group.create_task(self.send(_HEARTBEAT))
+                self._group.create_task(self._send_comment())
         self._timer = self._loop.call_later(wait_s, self._beat)
+
+    async def _send_comment(self) -> None:
+        if not self._is_over:
+            await self.send(_make_part(_HEARTBEAT))
+
+
+def _make_part(body: bytes, *, more_body: bool = True) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": more_body}
 
 
 async def _wait_until_left(receive: Receive) -> None:

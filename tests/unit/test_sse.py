@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncGenerator
 
 import httpx
@@ -171,3 +172,20 @@ async def test_a_send_that_fails_is_a_client_that_left() -> None:
     response.background = BackgroundTask(lambda: done.append(True))
     await response({"type": "http"}, wait_for_ever, send)
     assert closed == done == [True]
+
+
+async def test_a_comment_that_is_due_just_before_the_end_is_left_out() -> None:
+    log = []
+
+    async def frames() -> AsyncGenerator[bytes, None]:
+        yield b"data: 1\n\n"
+        time.sleep(0.05)  # noqa: ASYNC251 - the heartbeat is due when the loop gets its turn
+        await asyncio.sleep(0)  # in it the timer starts a comment,
+        await asyncio.sleep(0)  # which begins only after the end has
+
+    async def send(message: Message) -> None:
+        log.append(message.get("body"))
+        await asyncio.sleep(0)
+
+    await SseResponse(frames(), heartbeat_s=0.04)({"type": "http"}, wait_for_ever, send)
+    assert log == [None, b"data: 1\n\n", b""]
