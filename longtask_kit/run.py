@@ -6,6 +6,7 @@ It raises `RetryableError` when a later attempt may succeed, `NonRetryableError`
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -61,6 +62,8 @@ class OpenAIHandler:
             RetryableError: 429, 5xx, timeout, or the connection broke.
             NonRetryableError: Bad key, bad request, unknown model, refused by a content filter.
         """
+        if self._client is None:
+            await asyncio.to_thread(_load_client)
         from openai import OpenAIError
 
         request = _build_request(context.spec, self._settings.model)
@@ -120,6 +123,17 @@ class OpenAIHandler:
                 http_client=_open_http_client(self._settings.openai_base_url),
             )
         return self._client
+
+
+def _load_client() -> None:
+    """Import what the first attempt needs, about half a second of it.
+
+    In a thread, and when it is needed: on the event loop it would stop every stream of the app, and
+    at the start it would delay that. A second attempt that comes meanwhile waits in its own thread.
+    """
+    # What `client.chat.completions` imports when it is first read.
+    import openai.resources.chat.chat
+    import openai.resources.chat.completions.completions  # noqa: F401
 
 
 def _open_http_client(url: str | None) -> DefaultAsyncHttpxClient:

@@ -364,6 +364,9 @@ def test_the_openapi_page_tells_every_refusal_and_none_that_is_not(
     assert "HTTPValidationError" not in schema["components"]["schemas"]
     streamed = schema["paths"]["/api/tasks/stream"]["get"]["responses"]["200"]["content"]
     assert list(streamed) == ["text/event-stream"]
+    assert streamed["text/event-stream"]["itemSchema"]["required"] == ["data"]
+    no_stream = schema["paths"]["/api/tasks/stream"]["get"]["responses"]["404"]["content"]
+    assert list(no_stream) == ["application/json"]
     assert "HTTPBearer" in schema["components"]["securitySchemes"], "/docs can send the key"
     assert "securitySchemes" not in lt.create_app(settings).openapi()["components"]
 

@@ -5,6 +5,8 @@ import importlib
 import itertools
 import json
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -548,3 +550,41 @@ def test_an_error_chunk_that_quotes_the_key_is_stored_without_it() -> None:
 
     with pytest.raises(RetryableError, match=r"Incorrect API key: \*\*\*"):
         asyncio.run(read())
+
+
+_FIRST_ATTEMPT = """
+import asyncio, sys, threading
+import longtask_kit as lt
+import longtask_kit.webhook
+from longtask_kit.run import OpenAIHandler, TaskContext
+from longtask_kit.submit import TaskSpec
+
+beside, on_the_loop = set(), set()
+
+class Recorder:
+    def find_spec(name, path, target=None):
+        if name.partition(".")[0] == "openai":
+            is_main = threading.current_thread() is threading.main_thread()
+            (on_the_loop if is_main else beside).add(name)
+
+async def main():
+    nobody = "http://127.0.0.1:9/v1"
+    settings = lt.Settings(_env_file=None, openai_api_key="k", openai_base_url=nobody)
+    handler = OpenAIHandler(settings)
+    spec = TaskSpec(prompt="x", model="x")
+    try:
+        async for _ in handler(TaskContext(task_id="task_12345678", attempt=1, spec=spec)):
+            pass
+    except lt.RetryableError:
+        print(len(beside) > 100, sorted(on_the_loop))
+    await handler.aclose()
+
+sys.meta_path.insert(0, Recorder)
+asyncio.run(main())
+"""
+
+
+def test_the_first_attempt_loads_the_client_beside_the_event_loop() -> None:
+    command = [sys.executable, "-c", _FIRST_ATTEMPT]
+    seen = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert seen.strip() == "True []"
