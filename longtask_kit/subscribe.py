@@ -114,6 +114,7 @@ class RedisSource:
         # After this long without news the log is read: a lost message delays, it never hangs.
         self._deadline_s = settings.patience_s
         self._idle_timeout_s = 2.0 if settings.has_loopback_redis else _MAX_IDLE_S
+        self._readings: dict[tuple[str, Cursor], asyncio.Task[list[TaskEvent] | None]] = {}
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -160,7 +161,21 @@ class RedisSource:
                 return event
 
     async def _read(self, task_id: str, *, after: Cursor) -> list[TaskEvent] | None:
-        """Return what the log holds after a cursor; None when nothing will ever follow."""
+        """Return what the log holds after a cursor; None when nothing will ever follow.
+
+        All who ask in the same turn of the loop, as two hundred followers do at a new attempt, read
+        once. Nobody joins a reading that has begun: it may have missed what came before he heard.
+        """
+        place = (task_id, after)
+        if place not in self._readings:
+            reading = asyncio.create_task(self._read_next_turn(*place))
+            # Seen, should all who wanted it have left by then.
+            reading.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._readings[place] = reading
+        return await asyncio.shield(self._readings[place])
+
+    async def _read_next_turn(self, task_id: str, after: Cursor) -> list[TaskEvent] | None:
+        del self._readings[task_id, after]
         events = await self._store.read_log(task_id, after=after)
         if events:
             return events
