@@ -278,6 +278,36 @@ async def test_all_followers_of_a_process_share_one_subscription(
     await store.aclose()
 
 
+async def test_followers_of_a_task_read_its_log_together_when_an_attempt_begins(
+    settings: lt.Settings, redis: Redis
+) -> None:
+    store, task_id = Store.open(settings), new_task_id()
+    source = RedisSource(store, settings)
+    await store.create(task_id, TaskSpec(prompt="Explain tides").to_wire())
+    joined: set[int] = set()
+
+    async def read_start(number: int) -> TaskEvent:
+        async with contextlib.aclosing(follow(source, task_id)) as events:  # type: ignore[type-var]
+            async for event in events:
+                joined.add(number)
+                if event.type == "start":
+                    return event
+        raise AssertionError("no attempt began")
+
+    def count_readings() -> int:
+        stats = str(redis.execute(["INFO", "commandstats"]))
+        return int(stats.partition("cmdstat_xrange:calls=")[2].partition(",")[0])
+
+    following = [asyncio.create_task(read_start(number)) for number in range(40)]
+    await asyncio.to_thread(wait_until, lambda: len(joined) == 40)
+    before = await asyncio.to_thread(count_readings)
+    await store.begin(task_id, delivery_id="m")
+    assert len(set(await asyncio.gather(*following))) == 1
+    assert await asyncio.to_thread(count_readings) - before < 10  # 40, were it each for himself
+    await source.aclose()
+    await store.aclose()
+
+
 async def test_a_thousand_readers_at_once_all_get_their_answer(settings: lt.Settings) -> None:
     store = Store.open(settings)
     try:
