@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import sys
 import threading
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 from longtask_kit.backends import Backend, HttpBackend, ServiceBackend
 from longtask_kit.errors import ConfigError, StoreError, SubmitError
 from longtask_kit.events import STATUSES
+from longtask_kit.loop import new_event_loop, run_loop
 from longtask_kit.settings import CLIENT_NAMES, Settings, check_secret, check_url
 from longtask_kit.submit import TaskSpec
 from longtask_kit.task import Task
@@ -118,15 +120,18 @@ class Kit:
         self._revive = revive
         self._is_closed = False
         self._pid = os.getpid()
-        self._loop = _new_event_loop()
+        self._loop = new_event_loop()
+        self._served: list[ServedApp] = []
+        self._backends: list[Backend] = []  # closed with the loop
         self._thread = threading.Thread(
-            target=_run_loop, args=(self._loop,), name="longtask-kit", daemon=True
+            target=run_loop, args=(self._loop, self._backends), name="longtask-kit", daemon=True
         )
         self._thread.start()
-        self._served: list[ServedApp] = []
-        self._places = [_Place(self._call(_open_on_loop(open_backend)), settings)]
         # A kit that is dropped without close() must not keep its thread.
         self._finalizer = weakref.finalize(self, self._loop.call_soon_threadsafe, self._loop.stop)
+        self._finalizer.atexit = False
+        _open_kits.add(self)
+        self._places = [_Place(self._open(open_backend), settings)]
 
     def __repr__(self) -> str:
         return f"<Kit {self.description}>"
@@ -266,8 +271,6 @@ class Kit:
             return
         for served in self._served:
             served.stop()
-        for place in self._places:
-            self._call(place.backend.aclose())
         self._is_closed = True
         self._finalizer()
         self._thread.join(5)
@@ -333,8 +336,16 @@ class Kit:
 
     def _use(self, settings: Settings, served: ServedApp | None = None) -> None:
         """Talk to these services from now on; what follows already keeps what it began with."""
-        backend = self._call(_open_on_loop(lambda: ServiceBackend(settings)))
+        backend = self._open(lambda: ServiceBackend(settings))
         self._places.append(_Place(backend, settings, served))
+
+    def _open(self, open_backend: Callable[[], Backend]) -> Backend:
+        async def open_on_loop() -> Backend:
+            return open_backend()
+
+        backend = self._call(open_on_loop())
+        self._backends.append(backend)
+        return backend
 
     def _find_place(self) -> _Place:
         """Return the newest place whose app was not stopped since; the first has none to stop."""
@@ -381,26 +392,10 @@ def _announce(kit: Kit, quiet: bool) -> Kit:
     return kit
 
 
-def _new_event_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:  # there is none for Windows
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
+_open_kits: weakref.WeakSet[Kit] = weakref.WeakSet()
 
 
-def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
-        pending = asyncio.all_tasks(loop)
-        for task in pending:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
-        loop.run_until_complete(loop.shutdown_asyncgens())
-    finally:
-        loop.close()
-
-
-async def _open_on_loop(open_backend: Callable[[], Backend]) -> Backend:
-    return open_backend()
+@atexit.register
+def _close_open_kits() -> None:  # else aiohttp complains of connections to whoever reads stderr
+    for kit in list(_open_kits):
+        kit.close()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from longtask_kit.errors import NonRetryableError, RetryableError
 from longtask_kit.events import Usage, make_valid_text
 from longtask_kit.settings import direct_connection, secret
-from longtask_kit.transport import NO_LIMIT, TRANSPORT_ERRORS, has_socks_proxy
+from longtask_kit.transport import NO_LIMIT, TRANSPORT_ERRORS, has_socks_proxy, let_die_with_loop
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError
@@ -144,7 +144,9 @@ def _open_http_client(url: str | None) -> DefaultAsyncHttpxClient:
     with direct_connection(url):
         if has_socks_proxy():
             return DefaultAsyncHttpxClient(limits=httpx2.Limits(max_connections=None))
-        return DefaultAioHttpClient(limits=httpx2.Limits(max_connections=NO_LIMIT))
+        client = DefaultAioHttpClient(limits=httpx2.Limits(max_connections=NO_LIMIT))
+    let_die_with_loop(client)
+    return client
 
 
 def _build_request(spec: TaskSpec, default_model: str) -> dict[str, Any]:

@@ -7,6 +7,8 @@ tokens is nothing but small chunks. A request costs 850 us against 480. `python 
 
 from __future__ import annotations
 
+import contextlib
+import weakref
 from typing import Any
 from urllib.request import getproxies
 
@@ -31,7 +33,27 @@ def open_client(url: str | None, **options: Any) -> httpx.AsyncClient:  # noqa: 
             return httpx.AsyncClient(limits=httpx.Limits(max_connections=None), **options)
         from httpx_aiohttp import HttpxAiohttpClient
 
-        return HttpxAiohttpClient(limits=httpx.Limits(max_connections=NO_LIMIT), **options)
+        client = HttpxAiohttpClient(limits=httpx.Limits(max_connections=NO_LIMIT), **options)
+    let_die_with_loop(client)
+    return client
+
+
+def let_die_with_loop(client: Any) -> None:  # noqa: ANN401 - httpx' and httpx2's have no common type
+    """Have a client that nobody could close before its loop ended go without a complaint.
+
+    Some hosts run each request on a loop of its own. The connections die with it, but aiohttp
+    prints that they were not closed.
+    """
+    transports = [client._transport, *client._mounts.values()]  # noqa: SLF001 - no other way
+    weakref.finalize(client, _mark_closed, transports)
+
+
+def _mark_closed(transports: list[Any]) -> None:
+    for transport in transports:
+        session = getattr(transport, "client", None)  # none before the first request
+        if isinstance(session, aiohttp.ClientSession) and session._loop.is_closed():  # noqa: SLF001
+            with contextlib.suppress(StopIteration):  # then there is nothing to wait for
+                session.close().send(None)
 
 
 def has_socks_proxy() -> bool:

@@ -1,6 +1,9 @@
 """Stage 3: the factory: any prefix, any number of apps, its own lifespan."""
 
 import contextlib
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 
 import httpx
@@ -385,3 +388,29 @@ def test_an_app_that_is_stopped_gives_its_attempt_back(settings: lt.Settings) ->
             text = task.result(30)
             assert task.attempt == 2
             assert text == kit.submit("Tell a long story", model="demo-fast").result(30)
+
+
+_LOOP_A_REQUEST = """
+import asyncio, httpx
+import longtask_kit as lt
+
+transport = httpx.ASGITransport(lt.create_app())
+
+async def ask():
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        print((await client.post("/api/tasks/start", json={"prompt": "x"})).status_code)
+
+asyncio.run(ask())
+asyncio.run(ask())
+"""
+
+
+def test_a_host_with_a_loop_for_each_request_hears_no_complaint(stack: lt.LocalStack) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _LOOP_A_REQUEST],
+        env=os.environ | stack.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr) == ("200\n200\n", "")

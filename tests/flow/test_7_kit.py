@@ -5,6 +5,8 @@ import copy
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -406,3 +408,36 @@ def test_a_proxy_variable_does_not_come_between_us_and_this_machine(
         with lt.connect(base_url, quiet=True) as remote:
             assert remote.submit("Explain tides", model="demo-fast").result(30)
     assert os.environ["no_proxy"] == "example.com"
+
+
+_FORGETFUL = """
+import asyncio, gc
+import longtask_kit as lt
+
+def forget():
+    with_task = lt.connect(quiet=True).submit("Name a river", model="demo-fast")
+    print(with_task.result(30))
+
+forget()
+gc.collect()
+
+async def main():
+    print(await lt.connect(quiet=True).submit("Name a river", model="demo-fast"))
+
+asyncio.run(main())
+kit = lt.connect(quiet=True)
+print(kit.submit("Name a river", model="demo-fast").result(30))
+"""
+
+
+def test_a_kit_that_nobody_closes_ends_without_a_word(stack: lt.LocalStack) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", "-c", _FORGETFUL],
+        env=os.environ | stack.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.count("(A scripted demo reply.)") == 3
+    assert done.stderr == ""
