@@ -57,6 +57,8 @@ class Rig:
         assert len(self.model.calls_of(watched.task.id)) <= len(attempts)
         replayed = self.kit.attach(watched.task.id)
         assert replayed.result(30) == watched.task.text
+        assert list(replayed.events()) == events, "a log tells the same, compacted or not"
+        assert list(replayed.events()) == events, "compacted or not, its log tells the same"
         return events
 
 
