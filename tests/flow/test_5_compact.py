@@ -247,9 +247,9 @@ def count_entries(redis: Redis, task: lt.Task) -> int:
 def test_the_webhook_leaves_a_small_log_behind(
     settings: lt.Settings, kit: lt.Kit, redis: Redis, ending: str
 ) -> None:
-    task = kit.submit("Explain tides", model="demo-long@500", max_tokens=2000)
+    task = kit.submit("Explain tides", model="demo@60")  # slow: most tokens have their own entry
     if ending == "cancelled":
-        wait_until(lambda: count_entries(redis, task) > 300)
+        wait_until(lambda: count_entries(redis, task) > 100)
         task.cancel()
     live = read_frames(settings, task.id)
     assert live[-1][1]["type"] == ending
