@@ -174,8 +174,7 @@ class Store:
             lease_ms = 0 if part.release else self._lease_ms
             args = [part.attempt, lease_ms, _dump(part.entries), _dump(part.fields)]
             calls.append((part.task_id, args))
-        replies = await self._run_scripts("append", calls)
-        return [str(reply[0]) for reply in replies]
+        return [str(reply[0]) for reply in await self._run_scripts("append", calls)]
 
     async def settle(
         self,
@@ -311,12 +310,11 @@ class Store:
         """
         events: list[TaskEvent] = []
         while True:
-            last = events[-1].cursor if events else after
-            command = ["XRANGE", log_key(task_id), f"({last}", "+", "COUNT", _PAGE]
-            [page] = await self._run([command])
+            at = events[-1].cursor if events else after
+            [page] = await self._run([["XRANGE", log_key(task_id), f"({at}", "+", "COUNT", _PAGE]])
             try:
                 for entry_id, fields in page:
-                    events += expand_entry([entry_id, *fields], after=last)
+                    events += expand_entry([entry_id, *fields], after=at)
             except ValueError as exc:
                 raise StoreError(f"The log of {task_id} holds a foreign entry: {exc}") from exc
             if len(page) < _PAGE:

@@ -209,7 +209,7 @@ async def test_a_log_takes_less_than_three_times_its_text(store: Store, redis: R
 
 _PIECES = st.tuples(
     st.sampled_from(["", "", "", "", "running", "p"]),  # the type; mostly none: text
-    st.text(max_size=12) | st.sampled_from(["x" * 300, "河" * 500]),
+    st.text(max_size=12) | st.sampled_from(["x" * 300, "河" * 200]),
     st.integers(1, 12),  # tokens
     st.integers(-2000, 100_000),  # ms after the one before; Redis' clock may be set back
     st.sampled_from([1, 1, 1, 1, 2]),  # seq after the one before
