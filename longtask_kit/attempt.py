@@ -76,6 +76,22 @@ async def run_delivery(
     Raises:
         StoreError: Redis did not answer before anything began.
     """
+    answer = await _run(
+        task_id, delivery_id=delivery_id, store=store, publisher=publisher, handlers=handlers
+    )
+    if answer.status_code < 500:  # no further delivery: the task has ended, also in an earlier one
+        await _compact(task_id, store)
+    return answer
+
+
+async def _run(
+    task_id: str,
+    *,
+    delivery_id: str,
+    store: Store,
+    publisher: Publisher,
+    handlers: Mapping[str, Handler],
+) -> Answer:
     # Lease before model call: two deliveries at once would otherwise both pay for the model.
     match await store.begin(task_id, delivery_id=delivery_id):
         case Begun(attempt, spec):
@@ -259,6 +275,14 @@ async def _write_ending(ending: Ending, writer: AttemptWriter) -> None:
             await writer.fail(ending.message, code=ending.code)
         case "cancel":
             await writer.cancel()
+
+
+async def _compact(task_id: str, store: Store) -> None:
+    """Make the log smaller if it can be; its readers have the end by now, and the answer stands."""
+    try:
+        await store.compact(task_id)
+    except StoreError as exc:
+        logger.warning("task %s: its log stays as large as it is: %s", task_id, exc)
 
 
 async def _settle_cancelled(task_id: str, store: Store) -> Answer:

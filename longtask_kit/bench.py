@@ -115,8 +115,8 @@ def make_report(
     delays = sorted(a - s for one in times for s, a in zip(one.stored, one.arrived, strict=True))
     spans = [(sum(one.tokens[1:]), one.arrived[-1] - one.arrived[0]) for one in times]
     rates = [tokens / span_s for tokens, span_s in spans if span_s > _AT_ONCE_S]
-    # The app's: one to begin, an append for each piece of text, one more for the end.
-    commands = statistics.mean(len(one.stored) + 2 for one in times) + read_commands / len(times)
+    # The app's: one to begin, an append for each piece of text, one for the end, one to compact.
+    commands = statistics.mean(len(one.stored) + 3 for one in times) + read_commands / len(times)
     return Report(
         tasks=len(times),
         tokens=sum(sum(one.tokens) for one in times),

@@ -131,6 +131,7 @@ def make_valid_text(text: str) -> str:
 # -- the log entry ------------------------------------------------------------------------------
 
 # Field names are one letter, and `content` leaves its type out: an entry is stored for every flush.
+# One more, `p`, is of an ended task's log alone: compaction.py.
 _TYPE, _DATA, _TIME, _TOKENS = "k", "d", "t", "n"
 _USAGE, _FINISH, _CODE, _ERROR = "u", "f", "c", "e"
 

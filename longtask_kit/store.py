@@ -8,6 +8,7 @@ whose loss costs one lease.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 from datetime import UTC, datetime
@@ -19,13 +20,13 @@ import httpx
 from upstash_redis.asyncio import Redis
 from upstash_redis.errors import UpstashError
 
+from longtask_kit.compaction import expand_entry
 from longtask_kit.errors import StoreError, StoreRefusedError, describe_foreign
 from longtask_kit.events import (
     Cursor,
     EventType,
     Status,
     TaskEvent,
-    decode_entry,
     encode_entry,
     make_valid_text,
     to_ms,
@@ -168,20 +169,12 @@ class Store:
         Raises:
             StoreError: Redis did not answer; sending the same batch again is safe.
         """
-        calls = [
-            (
-                part.task_id,
-                [
-                    part.attempt,
-                    0 if part.release else self._lease_ms,
-                    _dump(part.entries),
-                    _dump(part.fields),
-                ],
-            )
-            for part in batch
-        ]
-        replies = await self._run_scripts("append", calls)
-        return [str(reply[0]) for reply in replies]
+        calls: list[tuple[str, list[Any]]] = []
+        for part in batch:
+            lease_ms = 0 if part.release else self._lease_ms
+            args = [part.attempt, lease_ms, _dump(part.entries), _dump(part.fields)]
+            calls.append((part.task_id, args))
+        return [str(reply[0]) for reply in await self._run_scripts("append", calls)]
 
     async def settle(
         self,
@@ -213,6 +206,8 @@ class Store:
         args = [*ending, int(ask_to_stop), delivery_id, round(silent_s * 1000)]
         match await self._run_script("settle", task_id, args):
             case ["settled"]:
+                with contextlib.suppress(StoreError):  # a larger log is no reason to fail
+                    await self.compact(task_id)
                 return Settled()
             case ["done", ended]:
                 return Done(ended)
@@ -222,6 +217,11 @@ class Store:
                 return Gone()
             case reply:
                 raise _odd_reply("settle", reply)
+
+    async def compact(self, task_id: str) -> None:
+        """Store an ended task's text in fewer entries; `read_log` gives the same events."""
+        while await self._run_script("compact", task_id, []) == [1]:
+            pass
 
     async def give_up_silent(self, record: TaskRecord, *, deadline_s: float) -> bool:
         """End a task as failed that nothing has happened to for longer than the queue ever waits.
@@ -310,11 +310,11 @@ class Store:
         """
         events: list[TaskEvent] = []
         while True:
-            last = events[-1].cursor if events else after
-            command = ["XRANGE", log_key(task_id), f"({last}", "+", "COUNT", _PAGE]
-            [page] = await self._run([command])
+            at = events[-1].cursor if events else after
+            [page] = await self._run([["XRANGE", log_key(task_id), f"({at}", "+", "COUNT", _PAGE]])
             try:
-                events += [decode_entry([entry_id, *fields]) for entry_id, fields in page]
+                for entry_id, fields in page:
+                    events += expand_entry([entry_id, *fields], after=at)
             except ValueError as exc:
                 raise StoreError(f"The log of {task_id} holds a foreign entry: {exc}") from exc
             if len(page) < _PAGE:

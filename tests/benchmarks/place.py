@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import subprocess
 import sys
@@ -13,8 +14,11 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
+from redis import Redis
 
+from longtask_kit.keys import task_key
 from tests.serving import free_port
+from tests.wait import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -110,6 +114,27 @@ def serve_app(place: Place) -> Iterator[tuple[Settings, int]]:
                 break
             time.sleep(0.05)
         yield place.settings.model_copy(update={"base_url": url}), process.pid
+
+
+def wait_for_answers(place: Place, task_ids: Iterable[str]) -> None:
+    """Return once the queue has the webhook's answers: before it answers, it compacts the log."""
+    environment = place.environment
+    with (
+        Redis.from_url(place.redis_url, decode_responses=True) as redis,
+        httpx.Client(  # the SDK prints what it lists
+            base_url=environment["QSTASH_URL"],
+            headers={"Authorization": f"Bearer {environment['QSTASH_TOKEN']}"},
+            trust_env=False,
+        ) as queue,
+    ):
+
+        def is_answered(task_id: str) -> bool:
+            message_id = str(redis.hget(task_key(task_id), "message_id"))
+            answer = queue.get("/v2/logs", params={"messageId": message_id})
+            return any(entry["state"] == "DELIVERED" for entry in answer.json()["events"])
+
+        for task_id in task_ids:
+            wait_until(functools.partial(is_answered, task_id), timeout_s=60)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from redis import Redis
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks.place import open_place, read_process_cpu_s, serve_app
+from tests.benchmarks.place import open_place, read_process_cpu_s, serve_app, wait_for_answers
 
 if TYPE_CHECKING:
     from longtask_kit import Kit, Task
@@ -73,6 +73,7 @@ def measure_cost(place: Place) -> Cost:
             report = meter.run(submit, tasks=_AT_ONCE, at_once=_AT_ONCE, advance=lambda: None)
         redis_bytes = _count_bytes(redis) - before
         cpu_s = read_process_cpu_s(pid) - cpu_s
+        wait_for_answers(place, ids)
     kept = [redis.memory_usage(key(i)) for i in ids for key in (log_key, task_key)]
     return Cost(
         seconds=report.seconds,
