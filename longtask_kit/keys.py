@@ -32,6 +32,12 @@ def log_key(task_id: str) -> str:
     return f"longtask:{{{task_id}}}:log"
 
 
+def script_keys(script: str, task_id: str) -> list[str]:
+    """Return the keys that a script of a task touches, which it has to declare."""
+    log = log_key(task_id)
+    return [task_key(task_id), log, *([f"{log}:new"] if script == "compact" else [])]
+
+
 def channel_name(task_id: str) -> str:
     """Name the channel of a task's news; no braces, since it travels in a URL path."""
     return f"longtask:{task_id}"

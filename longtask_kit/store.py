@@ -31,7 +31,7 @@ from longtask_kit.events import (
     make_valid_text,
     to_ms,
 )
-from longtask_kit.keys import OPEN_INDEX, TASK_INDEX, channel_name, log_key, task_key
+from longtask_kit.keys import OPEN_INDEX, TASK_INDEX, channel_name, log_key, script_keys, task_key
 from longtask_kit.records import (
     LISTED_FIELDS,
     Append,
@@ -345,8 +345,8 @@ class Store:
         """Run one script for several tasks, and other commands after it, in one round trip."""
         source, sha = _load_script(name)
         tails = [
-            [2, task_key(task_id), log_key(task_id), channel_name(task_id), self._ttl_s, *args]
-            for task_id, args in calls
+            [len(keys := script_keys(name, i)), *keys, channel_name(i), self._ttl_s, *args]
+            for i, args in calls
         ]
         # What the flusher brings must not wait for a thousand readers.
         run = self._send if name == "append" else self._run

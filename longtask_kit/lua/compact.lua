@@ -3,12 +3,13 @@
 -- to take it apart again (compaction.py). Readers get the same events, so nothing is published.
 -- A step at a time, as a long log would hold up everybody's Redis for a second: each moves some
 -- entries to a new log, which takes the place of the old one when it is whole.
+-- KEYS[3] the new log
 -- Returns 1 to be called again | 0 done, or nothing to gain.
 local step = 500  -- entries: a few ms
 local most_bytes = 1024  -- an entry, about: readers ask for a thousand at once, which stays near 1 MB
 local least_saved = 64  -- entries: a log of fewer fits into the 4 KiB that a stream takes at least
 
-local new = KEYS[2] .. ':new'
+local new = KEYS[3]
 if not is_terminal(redis.call('HGET', KEYS[1], 'status')) then  -- gone, or retried in the meantime
   redis.call('DEL', new)
   return {0}
