@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -257,6 +258,7 @@ def serve(
     """Serve the webhook app from the environment; its public URL is LONGTASK_BASE_URL."""
     import uvicorn
 
+    from longtask_kit.run import warm_up
     from longtask_kit.serve import STOP_GRACE_S, bind, guard_host
     from longtask_kit.settings import Settings
     from longtask_kit.webhook import create_app
@@ -269,6 +271,9 @@ def serve(
     config = uvicorn.Config(
         asgi_app, log_level="info", ws="none", timeout_graceful_shutdown=STOP_GRACE_S
     )
+    warming = threading.Timer(1.0, warm_up)  # not before it listens
+    warming.daemon = True
+    warming.start()
     uvicorn.Server(config).run(sockets=[listener])
 
 

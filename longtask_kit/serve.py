@@ -11,6 +11,7 @@ import uvicorn
 
 from longtask_kit.errors import ConfigError
 from longtask_kit.http_edge import LoopbackHostsOnly
+from longtask_kit.loop import new_event_loop
 from longtask_kit.settings import Settings, is_loopback
 from longtask_kit.webhook import create_app
 
@@ -53,9 +54,7 @@ class ServedApp:
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._server.serve(sockets=[listener])),
-            name="longtask-serve",
-            daemon=True,
+            target=self._run, args=(listener,), name="longtask-serve", daemon=True
         )
         self._thread.start()
         while not self._server.started and self._thread.is_alive():
@@ -70,6 +69,10 @@ class ServedApp:
     def is_running(self) -> bool:
         """Whether it listens."""
         return self._thread.is_alive() and not self._server.should_exit
+
+    def _run(self, listener: socket.socket) -> None:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(self._server.serve(sockets=[listener]))
 
     def stop(self) -> None:
         """Stop listening; attempts under way are given back to the queue.

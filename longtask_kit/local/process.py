@@ -117,18 +117,13 @@ async def run_stack(
         state = {"pid": os.getpid(), "environment": environment}
         write_private(files.state, json.dumps(state))
         announce(environment)
-        warming = asyncio.create_task(asyncio.to_thread(_warm_up))
+        from longtask_kit.run import warm_up
+
+        warming = asyncio.create_task(asyncio.to_thread(warm_up))
         stack.callback(warming.cancel)
         await _wait_for_end(config, files, activity, queue, stop)
         if watching.done():
             watching.result()
-
-
-def _warm_up() -> None:
-    """Import what the first task would otherwise wait for, on the loop that all services share."""
-    from openai import AsyncOpenAI
-
-    AsyncOpenAI(api_key="warm-up").chat.completions  # noqa: B018 - the access imports it
 
 
 def _forget(state: Path) -> None:

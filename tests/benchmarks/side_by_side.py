@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import secrets
 import sys
 from collections import defaultdict
@@ -193,6 +194,8 @@ async def _run(place: Place, load: Load, one: Contestant, count: int) -> Figures
         await one.read(prompt, model, reading)
         return reading
 
+    gc.collect()
+    gc.freeze()  # what the bench holds is no part of a run: collecting it would stop all readers
     used: list[tuple[int, float]] = []
     watching = asyncio.create_task(_watch_cpu(place.pids | one.pids, used))
     try:
