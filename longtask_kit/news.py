@@ -33,9 +33,14 @@ _MAX_NEWS = 1000  # kept for a slow follower
 
 
 class News:
-    """One follower's share of a task's news, in the order it came."""
+    """One follower's share of a task's news, in the order it came.
 
-    def __init__(self) -> None:
+    Args:
+        since: When the subscription began, on the loop's clock.
+    """
+
+    def __init__(self, since: float) -> None:
+        self._since = since
         self._unheard: deque[TaskEvent | StreamError] = deque()
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
@@ -51,10 +56,14 @@ class News:
             self._waiter.set_result(None)
 
     async def hear(self, idle_s: float) -> TaskEvent | StreamError:
-        """Return the next, or raise TimeoutError after a silence of `idle_s`."""
+        """Return the next, or raise TimeoutError after a silence of `idle_s`, or up to twice that.
+
+        A subscription's followers are told in the same turn of the loop, so they look together.
+        """
         if not self._unheard:
             self._waiter = self._loop.create_future()
-            self._due = self._loop.time() + idle_s
+            silent_at = self._loop.time() + idle_s
+            self._due = silent_at + (self._since - silent_at) % idle_s
             self._watch()
             try:
                 await self._waiter
@@ -108,12 +117,12 @@ class NewsHub:
             StreamError: There is no subscription to be had; try again.
             ConfigError: The token was refused.
         """
-        news = News()
         subscription = self._subscriptions.get(task_id)
         if subscription is None or subscription.is_over:
             subscription = _Subscription(self._client, f"{self._url}/subscribe/", self._headers)
             subscription.start(task_id)
             self._subscriptions[task_id] = subscription
+        news = News(subscription.began)
         subscription.followers.add(news)
         try:
             await subscription.wait_until_acknowledged()
@@ -132,6 +141,7 @@ class _Subscription:
 
     def __init__(self, client: httpx.AsyncClient, url: str, headers: dict[str, str]) -> None:
         self.followers: set[News] = set()
+        self.began = asyncio.get_running_loop().time()
         self._client = client
         self._url = url
         self._headers = headers

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from longtask_kit.store import Store
 
 
-_MAX_IDLE_S = 20.0  # between two looks into a log that nothing was heard of
+_MAX_IDLE_S = 16.0  # of silence before the next look into a log that nothing was heard of
 
 
 class EventSource(Protocol):
