@@ -41,8 +41,10 @@ _FINAL = ("WRONGTYPE", "max request size", "WRONGPASS", "NOPERM")
 _MAX_FLIGHTS = 8  # flushes under way
 _OVERLAP_S = 0.0025  # a flush that takes longer does not hold up the next
 _FEW_WRITERS = 8  # more of them fill a flush anyway, and each flush costs the CPU of a request
-_GATHER_S = 0.0003  # a crowd's flushes wait this long for each of its tasks: a token apiece costs
-_MAX_GATHER_S = 0.04  # more CPU than two have, and 40 ms are less than an eye sees
+# A flush of many tasks puts off the next by this much for each: an entry costs the same CPU in four
+# processes, and holds one token or two.
+_GATHER_S = 0.0003
+_MAX_GATHER_S = 0.04  # less than an eye sees
 _MAX_HOG_S = 0.005  # a generator over buffered chunks never yields by itself
 
 CANCEL = "cancel"  # the store's answer when somebody asked for a cancel
