@@ -76,36 +76,23 @@ async def run_delivery(
     Raises:
         StoreError: Redis did not answer before anything began.
     """
-    answer = await _run(
-        task_id, delivery_id=delivery_id, store=store, publisher=publisher, handlers=handlers
-    )
-    if answer.status_code < 500:  # no further delivery: the task has ended, also in an earlier one
-        await _compact(task_id, store)
-    return answer
-
-
-async def _run(
-    task_id: str,
-    *,
-    delivery_id: str,
-    store: Store,
-    publisher: Publisher,
-    handlers: Mapping[str, Handler],
-) -> Answer:
     # Lease before model call: two deliveries at once would otherwise both pay for the model.
     match await store.begin(task_id, delivery_id=delivery_id):
         case Begun(attempt, spec):
-            return await _run_attempt(
+            answer = await _run_attempt(
                 task_id, attempt, spec, store=store, publisher=publisher, handlers=handlers
             )
         case Busy(left_s):
-            return busy(task_id, left_s)
+            answer = busy(task_id, left_s)
         case Done(status):
-            return Answer(200, {"taskId": task_id, "status": status})
+            answer = Answer(200, {"taskId": task_id, "status": status})
         case CancelPending():
-            return await _settle_cancelled(task_id, store)
+            answer = await _settle_cancelled(task_id, store)
         case Gone():
-            return refuse("This task is not recorded (any more); submit it again.", task_id)
+            answer = refuse("This task is not recorded (any more); submit it again.", task_id)
+    if answer.status_code < 500:  # no further delivery: the task has ended, also in an earlier one
+        await _compact(task_id, store)
+    return answer
 
 
 def busy(task_id: str, left_s: float) -> Answer:
