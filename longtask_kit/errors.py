@@ -176,8 +176,11 @@ class LocalStackError(LongTaskError):
 def describe_foreign(exc: BaseException) -> str:
     """Return a foreign exception's type and text, where the text is safe to show.
 
-    httpx quotes the whole header value, token and all, when a header is not valid.
+    httpx quotes the whole header value, token and all, when a header is not valid. Its transport
+    through aiohttp calls a refused connection a timeout; aiohttp's own error says what it was.
     """
+    if exc.__cause__ is not None and type(exc.__cause__).__module__.startswith("aiohttp"):
+        exc = exc.__cause__
     name = type(exc).__name__
     if name == "LocalProtocolError":
         return f"{name}: a token or URL holds a character that HTTP does not allow"

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _Answer = TypeVar("_Answer")
 _HOSTED_NAMES = ("QSTASH_TOKEN", "UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN")
+_open_kits: weakref.WeakSet[Kit] = weakref.WeakSet()
 
 
 def connect(
@@ -272,7 +273,8 @@ class Kit:
         for served in self._served:
             served.stop()
         self._is_closed = True
-        self._finalizer()
+        self._finalizer.detach()  # not called: at the end of the process it does nothing
+        self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
 
     # -- the background loop --------------------------------------------------------------------
@@ -390,9 +392,6 @@ def _announce(kit: Kit, quiet: bool) -> Kit:
     if not quiet:
         sys.stdout.write(f"longtask_kit: {kit.description}\n")
     return kit
-
-
-_open_kits: weakref.WeakSet[Kit] = weakref.WeakSet()
 
 
 @atexit.register

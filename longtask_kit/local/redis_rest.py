@@ -12,6 +12,8 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
+from redis.exceptions import RedisError
+
 from longtask_kit.local.redis_commands import (
     find_denial,
     find_long_key,
@@ -124,7 +126,10 @@ class RedisRest:
             return
         except Exception as error:
             # Section 3.1: a client that gets no JSON sends the command a second time.
-            _logger.exception("a Redis REST request failed")
+            if isinstance(error, OSError | RedisError):
+                _logger.warning("a Redis REST request failed: %s", error)
+            else:
+                _logger.exception("a Redis REST request failed")
             answer = 500, encode_error(f"ERR Redis did not answer ({type(error).__name__})")
         if answer is None:
             return

@@ -411,7 +411,12 @@ def test_a_proxy_variable_does_not_come_between_us_and_this_machine(
 
 
 _FORGETFUL = """
-import asyncio, gc
+import asyncio, atexit, gc, sys, threading
+
+@atexit.register
+def tell_what_still_runs():  # the last of all, since it is the first to register
+    sys.stderr.write("".join(t.name for t in threading.enumerate() if "longtask" in t.name))
+
 import longtask_kit as lt
 
 def forget():
@@ -427,6 +432,7 @@ async def main():
 asyncio.run(main())
 kit = lt.connect(quiet=True)
 print(kit.submit("Name a river", model="demo-fast").result(30))
+next(iter(kit.submit("Name a river", model="demo-long")))  # followed to the end of the process
 """
 
 
