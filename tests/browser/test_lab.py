@@ -81,6 +81,7 @@ def test_lab_opens_on_a_copy_of_the_lessons_and_leaves_on_ctrl_c(
 @pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_whatever_ends_the_command_ends_its_server_and_kernels(start: Start, told: int) -> None:
     port = free_port()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored, as it should
     running = start("app", "--port", str(port))
     url = f"http://127.0.0.1:{port}"
     wait_until(lambda: answers(f"{url}/voila/static/"), timeout_s=60)
