@@ -18,6 +18,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from longtask_kit.client.kit import Kit, connect
+    from longtask_kit.client.task import Task, TextDelta
     from longtask_kit.errors import (
         ConfigError,
         LocalStackError,
@@ -33,13 +35,11 @@ if TYPE_CHECKING:
         TaskFailedError,
         TaskTimeoutError,
     )
-    from longtask_kit.events import Cursor, TaskEvent, Usage
-    from longtask_kit.kit import Kit, connect
     from longtask_kit.local.stack import LocalStack
+    from longtask_kit.log.events import Cursor, TaskEvent, Usage
+    from longtask_kit.server.app import create_app, create_router
     from longtask_kit.settings import Settings
-    from longtask_kit.submit import TaskSpec
-    from longtask_kit.task import Task, TextDelta
-    from longtask_kit.webhook import create_app, create_router
+    from longtask_kit.submit.tasks import TaskSpec
 
 __version__ = "0.1.0"
 
@@ -72,24 +72,24 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Cursor": "events",
-    "Kit": "kit",
+    "Cursor": "log.events",
+    "Kit": "client.kit",
     "LocalStack": "local.stack",
     "Settings": "settings",
-    "Task": "task",
-    "TaskEvent": "events",
-    "TaskSpec": "submit",
-    "TextDelta": "task",
-    "Usage": "events",
-    "connect": "kit",
-    "create_app": "webhook",
-    "create_router": "webhook",
+    "Task": "client.task",
+    "TaskEvent": "log.events",
+    "TaskSpec": "submit.tasks",
+    "TextDelta": "client.task",
+    "Usage": "log.events",
+    "connect": "client.kit",
+    "create_app": "server.app",
+    "create_router": "server.app",
 }
 
 
 def load_ipython_extension(ipython: Any) -> None:  # noqa: ANN401 - IPython's shell
     """Register the magics: `%load_ext longtask_kit`."""
-    import_module(f"{__name__}.magics").load_ipython_extension(ipython)
+    import_module(f"{__name__}.widgets.magics").load_ipython_extension(ipython)
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for

@@ -11,8 +11,8 @@ import nbformat
 import pytest
 from nbval.plugin import IPyNbCell, IPyNbFile
 
-from longtask_kit.local.gguf import models_folder
-from longtask_kit.notebooks import explain_skip, lesson_environment, open_home
+from longtask_kit.cli.notebooks import explain_skip, lesson_environment, open_home
+from longtask_kit.local.model.installed import models_folder
 
 _MODELS = models_folder()  # now, since the tests take another home for themselves
 _home = pytest.StashKey[str]()

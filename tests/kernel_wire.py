@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from jupyter_client.manager import KernelManager
 
-from longtask_kit.local.prose import split_tokens, write_long_reply
+from longtask_kit.local.model.prose import split_tokens, write_long_reply
 from tests.wait import wait_until
 
 if TYPE_CHECKING:

@@ -21,9 +21,8 @@ from filelock import FileLock
 from filelock import Timeout as LockTimeout
 
 from longtask_kit.errors import LocalStackError
-from longtask_kit.http_edge import LoopbackHostsOnly
 from longtask_kit.local.config import StackConfig, StackFiles, make_private_folder, write_private
-from longtask_kit.local.hold import hold_folder
+from longtask_kit.local.files import hold_folder
 from longtask_kit.local.identity import (
     DEV_KEYS,
     bind_all,
@@ -31,7 +30,8 @@ from longtask_kit.local.identity import (
     make_environment,
     save_identity,
 )
-from longtask_kit.local.valkey import ValkeyProcess
+from longtask_kit.local.redis.valkey import ValkeyProcess
+from longtask_kit.server.http_edge import LoopbackHostsOnly
 
 if TYPE_CHECKING:
     import socket
@@ -117,7 +117,7 @@ async def run_stack(
         state = {"pid": os.getpid(), "environment": environment}
         write_private(files.state, json.dumps(state))
         announce(environment)
-        from longtask_kit.run import warm_up
+        from longtask_kit.server.openai import warm_up
 
         warming = asyncio.create_task(asyncio.to_thread(warm_up))
         stack.callback(warming.cancel)
@@ -138,7 +138,7 @@ async def _start_redis(
 ) -> tuple[str, asyncio.Future[None]]:
     """Return where the data are, and what fails when the server that has them dies."""
     if config.redis_url is not None:
-        from longtask_kit.local.redis_check import check_redis
+        from longtask_kit.local.redis.check import check_redis
 
         await check_redis(config.redis_url)
         return config.redis_url, asyncio.get_running_loop().create_future()
@@ -166,12 +166,12 @@ async def _watch(valkey: ValkeyProcess) -> None:
 def _make_apps(
     config: StackConfig, environment: dict[str, str], redis_url: str, rewrites: dict[str, str]
 ) -> dict[str, Any]:
-    from longtask_kit.local.model import create_model_app
+    from longtask_kit.local.model.app import create_model_app
     from longtask_kit.local.qstash import create_qstash_app
     from longtask_kit.local.qstash.plan import PLANS, UNLIMITED
-    from longtask_kit.local.redis_rest import create_redis_rest_app
+    from longtask_kit.local.redis.app import create_redis_rest_app
     from longtask_kit.local.stack import make_settings
-    from longtask_kit.webhook import create_app
+    from longtask_kit.server.app import create_app
 
     return {
         "redis": create_redis_rest_app(

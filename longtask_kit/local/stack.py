@@ -30,7 +30,7 @@ from longtask_kit.local.config import (
     make_config,
     make_runtime_folder,
 )
-from longtask_kit.local.hold import explain_hold, find_holder
+from longtask_kit.local.files import explain_hold, find_holder
 from longtask_kit.settings import Settings
 
 if TYPE_CHECKING:

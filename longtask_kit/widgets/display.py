@@ -11,13 +11,13 @@ import sys
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from longtask_kit.terminal import print_stream
-from longtask_kit.widgets.bundle import make_bundle
+from longtask_kit.client.terminal import print_stream
+from longtask_kit.widgets.saved import make_bundle
 
 if TYPE_CHECKING:
     from IPython.core.display_functions import DisplayHandle
 
-    from longtask_kit.task import Task
+    from longtask_kit.client.task import Task
     from longtask_kit.widgets.output import TaskOutput
 
 _live: WeakKeyDictionary[Task, TaskOutput] = WeakKeyDictionary()

@@ -18,15 +18,15 @@ import traitlets
 
 from longtask_kit.cures import find_cure
 from longtask_kit.errors import LongTaskError
-from longtask_kit.events import TERMINAL_STATUSES
+from longtask_kit.log.events import TERMINAL_STATUSES
 from longtask_kit.widgets.pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from datetime import datetime
 
-    from longtask_kit.events import Transcript
-    from longtask_kit.task import Task
+    from longtask_kit.client.task import Task
+    from longtask_kit.log.events import Transcript
 
 _STATIC = Path(__file__).parent / "static"
 

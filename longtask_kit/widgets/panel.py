@@ -9,16 +9,16 @@ import ipywidgets as w
 import traitlets
 
 from longtask_kit.errors import LongTaskError, StreamExpiredError
-from longtask_kit.events import TERMINAL_STATUSES
 from longtask_kit.local import DEMO_LABEL
-from longtask_kit.submit import MAX_TOKENS_RANGE
+from longtask_kit.log.events import TERMINAL_STATUSES
+from longtask_kit.submit.tasks import MAX_TOKENS_RANGE
 from longtask_kit.widgets.models import fetch_models
 from longtask_kit.widgets.output import TaskOutput
 
 if TYPE_CHECKING:
-    from longtask_kit.kit import Kit
+    from longtask_kit.client.kit import Kit
+    from longtask_kit.client.task import Task
     from longtask_kit.settings import Settings
-    from longtask_kit.task import Task
 
 _DEMO_MODELS = ("demo", "demo-fast", "demo-slow-start", "demo-429-then-ok", "demo-cut-then-ok")
 _NEW = "Earlier tasks …"

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from longtask_kit import LocalStack, connect
-from longtask_kit.local.gguf import SMOLLM2_NAME, install_pinned
+from longtask_kit.local.model.installed import SMOLLM2_NAME, install_pinned
 from tests.benchmarks.followers_case import measure_followers
 from tests.benchmarks.measure import Row, percentile, time_s
 from tests.benchmarks.memory_case import measure_memory
@@ -26,7 +26,7 @@ from tests.benchmarks.workbench import Answer, ask_model, ask_task, check_same_t
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
-    from longtask_kit.run import TaskContext
+    from longtask_kit.server.openai import TaskContext
     from tests.benchmarks.workbench import Workbench
 
     Benchmark = Callable[[Workbench], list[Row]]

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 import httpx
 
 from longtask_kit import connect
-from longtask_kit.keys import new_task_id
-from longtask_kit.queue import Queue
-from longtask_kit.store import Store
-from longtask_kit.submit import TaskSpec
+from longtask_kit.log.keys import new_task_id
+from longtask_kit.log.store import Store
+from longtask_kit.submit.queue import Queue
+from longtask_kit.submit.tasks import TaskSpec
 from tests.benchmarks.load import Reading
 from tests.benchmarks.measure import Row, percentile
 from tests.benchmarks.place import open_place, read_process_cpu_s, serve_app

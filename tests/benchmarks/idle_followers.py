@@ -14,7 +14,7 @@ import sys
 import time
 
 from longtask_kit import Settings, connect
-from longtask_kit.task import Task
+from longtask_kit.client.task import Task
 from tests.benchmarks.place import read_memory_bytes, read_process_cpu_s
 from tests.wait import wait_until
 

@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from longtask_kit import connect
-from longtask_kit.keys import new_task_id
-from longtask_kit.store import Store
-from longtask_kit.submit import TaskSpec
+from longtask_kit.log.keys import new_task_id
+from longtask_kit.log.store import Store
+from longtask_kit.submit.tasks import TaskSpec
 from tests.benchmarks.followers_case import open_readers
 from tests.benchmarks.measure import Row
 from tests.benchmarks.place import (

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 from redis import Redis
 
-from longtask_kit.keys import task_key
+from longtask_kit.log.keys import task_key
 from tests.serving import free_port
 from tests.wait import wait_until
 

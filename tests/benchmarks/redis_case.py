@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 import redis
 
-from longtask_kit.keys import channel_name, log_key, task_key
-from longtask_kit.store import _load_script
+from longtask_kit.log.keys import channel_name, log_key, task_key
+from longtask_kit.log.store import _load_script
 from tests.benchmarks.measure import Row, percentile, time_s
 from tests.benchmarks.redis_clients import (
     RestConnection,

@@ -50,8 +50,8 @@ class Cost:
 
 def measure_cost(place: Place) -> Cost:
     """Run tasks, all at once, and count."""
-    from longtask_kit.bench import Meter
-    from longtask_kit.keys import log_key, task_key
+    from longtask_kit.cli.meter import Meter
+    from longtask_kit.log.keys import log_key, task_key
 
     ids: list[str] = []
 

@@ -14,7 +14,7 @@ import httpx
 from upstash_redis import Redis
 
 from longtask_kit import LocalStack, connect
-from longtask_kit.keys import log_key, task_key
+from longtask_kit.log.keys import log_key, task_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

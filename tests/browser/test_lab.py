@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import longtask_kit as lt
-from longtask_kit.lab import _find_first, copy_lessons, find_lessons, make_environment
+from longtask_kit.cli.lab import _find_first, copy_lessons, find_lessons, make_environment
 from tests.browser.jupyter import answers, find_children, find_running
 from tests.serving import free_port
 from tests.wait import wait_until

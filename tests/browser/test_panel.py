@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 import longtask_kit as lt
-from longtask_kit.lab import find_lessons
+from longtask_kit.cli.lab import find_lessons
 from tests.browser.jupyter import Notebook
 
 Open = Callable[..., Notebook]
@@ -343,7 +343,7 @@ ATTACK_EVERYTHING = """async (section) => {
 }"""
 ECHO = """
 import longtask_kit as lt
-from longtask_kit.lab import find_lessons
+from longtask_kit.cli.lab import find_lessons
 kit = lt.connect(quiet=True)
 async def echo(context):
     yield context.spec.prompt

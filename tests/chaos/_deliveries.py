@@ -8,12 +8,12 @@ from typing import Any
 import httpx
 
 import longtask_kit as lt
-from longtask_kit.keys import new_task_id
 from longtask_kit.local.qstash.signing import SigningKeys, sign_delivery
-from longtask_kit.records import TaskRecord
+from longtask_kit.log.keys import new_task_id
+from longtask_kit.log.record import TaskRecord
+from longtask_kit.log.store import Store
 from longtask_kit.settings import secret
-from longtask_kit.store import Store
-from longtask_kit.submit import TaskSpec
+from longtask_kit.submit.tasks import TaskSpec
 
 HTTP = httpx.Client(timeout=60, limits=httpx.Limits(max_connections=None))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError
 
-from longtask_kit.local.valkey import find_binary, server_arguments
+from longtask_kit.local.redis.valkey import find_binary, server_arguments
 from tests.wait import wait_until
 
 

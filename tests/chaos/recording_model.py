@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from starlette.types import Message, Receive, Scope, Send
 
-from longtask_kit.local.model import create_model_app
-from longtask_kit.local.prose import split_tokens, write_long_reply, write_reply
+from longtask_kit.local.model.app import create_model_app
+from longtask_kit.local.model.prose import split_tokens, write_long_reply, write_reply
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

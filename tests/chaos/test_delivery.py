@@ -17,8 +17,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 import longtask_kit as lt
-from longtask_kit import queue as queue_module
 from longtask_kit.settings import secret
+from longtask_kit.submit import queue as queue_module
 from tests.chaos._deliveries import deliver, make_body, read_record, record_task
 from tests.chaos._reading import check_tokens, model_tokens, read_all, redis_source
 from tests.chaos._scripted import Refusal, ScriptedModel, answer, scripted_model, served_app

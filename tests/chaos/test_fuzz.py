@@ -27,13 +27,13 @@ from schemathesis.specs.openapi.checks import (
 )
 
 import longtask_kit as lt
+from longtask_kit.client.terminal import print_json_events, print_stream
 from longtask_kit.errors import LongTaskError
-from longtask_kit.events import START, TaskEvent, Transcript, decode_entry, decode_frame
-from longtask_kit.run import TaskContext
-from longtask_kit.store import Store
-from longtask_kit.subscribe import EventSource, HttpSource, RedisSource, follow
-from longtask_kit.terminal import print_json_events, print_stream
-from longtask_kit.widgets.bundle import make_bundle
+from longtask_kit.log.events import START, TaskEvent, Transcript, decode_entry, decode_frame
+from longtask_kit.log.store import Store
+from longtask_kit.log.subscribe import EventSource, HttpSource, RedisSource, follow
+from longtask_kit.server.openai import TaskContext
+from longtask_kit.widgets.saved import make_bundle
 from tests.chaos._deliveries import deliver, record_task
 from tests.chaos._fake_server import FakeServer, fake_server
 from tests.chaos._scripted import served_app

@@ -12,9 +12,9 @@ import pytest
 from upstash_redis import Redis
 
 import longtask_kit as lt
-from longtask_kit.events import START, TaskEvent
-from longtask_kit.keys import channel_name, log_key, task_key
-from longtask_kit.store import Store
+from longtask_kit.log.events import START, TaskEvent
+from longtask_kit.log.keys import channel_name, log_key, task_key
+from longtask_kit.log.store import Store
 from tests.chaos.recording_model import Call, tokens_of
 from tests.chaos.rig import Rig, Watched, new_prompt, open_rig
 from tests.wait import wait_until

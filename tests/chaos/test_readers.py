@@ -9,12 +9,12 @@ import pytest
 from upstash_redis import Redis
 
 import longtask_kit as lt
-from longtask_kit import news, subscribe
-from longtask_kit.backends import ServiceBackend
-from longtask_kit.events import Cursor, TaskEvent
-from longtask_kit.keys import log_key, task_key
+from longtask_kit.client.http_api import ServiceBackend
+from longtask_kit.log import news, subscribe
+from longtask_kit.log.events import Cursor, TaskEvent
+from longtask_kit.log.keys import log_key, task_key
 from longtask_kit.settings import secret
-from longtask_kit.submit import TaskSpec
+from longtask_kit.submit.tasks import TaskSpec
 from tests.chaos._reading import (
     BEHIND,
     SOURCES,

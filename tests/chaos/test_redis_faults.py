@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from longtask_kit.store import _load_script
+from longtask_kit.log.store import _load_script
 from tests.chaos.faulty_redis import FAULTS, FaultyRedis
 from tests.chaos.own_valkey import OwnValkey, run_valkey
 from tests.chaos.recording_model import Call

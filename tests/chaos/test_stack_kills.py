@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import longtask_kit as lt
-from longtask_kit.local.prose import split_tokens, write_reply
+from longtask_kit.local.model.prose import split_tokens, write_reply
 from tests.chaos.rig import new_prompt
 from tests.local.processes import find_valkey, is_alive
 from tests.wait import wait_until

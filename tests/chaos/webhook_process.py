@@ -15,8 +15,8 @@ import uvicorn
 from openai import AsyncOpenAI
 
 import longtask_kit as lt
-from longtask_kit import publish
-from longtask_kit.store import Store
+from longtask_kit.log.store import Store
+from longtask_kit.server import writer as publish
 
 
 def main() -> None:

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longtask_kit.local import DEMO_LABEL
-from longtask_kit.local.chat_request import MODELS
-from longtask_kit.local.model import create_model_app, due_tokens
-from longtask_kit.local.prose import read_prompt, split_tokens, write_long_reply, write_reply
+from longtask_kit.local.model.app import create_model_app, due_tokens
+from longtask_kit.local.model.prose import read_prompt, split_tokens, write_long_reply, write_reply
+from longtask_kit.local.model.request import MODELS
 from tests.serving import serve
 
 KEY = "demo-key-for-tests"

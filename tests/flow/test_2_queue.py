@@ -15,9 +15,9 @@ import pytest
 from upstash_redis import Redis
 
 import longtask_kit as lt
-from longtask_kit.keys import new_task_id
+from longtask_kit.log.keys import new_task_id
+from longtask_kit.log.store import Store
 from longtask_kit.settings import secret
-from longtask_kit.store import Store
 
 HTTP = httpx.Client(timeout=30)
 

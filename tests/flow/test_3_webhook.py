@@ -11,8 +11,8 @@ import pytest
 from fastapi import Depends, FastAPI, HTTPException, Request, params
 
 import longtask_kit as lt
-from longtask_kit.keys import new_task_id
-from longtask_kit.run import TaskContext
+from longtask_kit.log.keys import new_task_id
+from longtask_kit.server.openai import TaskContext
 from tests.serving import free_port, serve
 from tests.wait import wait_until
 

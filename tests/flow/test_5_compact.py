@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from upstash_redis import Redis
 
 import longtask_kit as lt
-from longtask_kit.attempt import Answer, run_delivery
-from longtask_kit.events import START, Cursor, Transcript
-from longtask_kit.keys import log_key, new_task_id, task_key
-from longtask_kit.publish import Publisher
-from longtask_kit.records import Append, Begun, Settled
-from longtask_kit.store import Store
+from longtask_kit.log.events import START, Cursor, Transcript
+from longtask_kit.log.keys import log_key, new_task_id, task_key
+from longtask_kit.log.record import Append, Begun, Settled
+from longtask_kit.log.store import Store
+from longtask_kit.server.attempt import Answer, run_delivery
+from longtask_kit.server.writer import Publisher
 from tests.flow.test_6_subscribe import read_frames
 from tests.wait import wait_until
 

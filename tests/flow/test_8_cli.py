@@ -18,7 +18,7 @@ import pyte
 import pytest
 
 import longtask_kit as lt
-from longtask_kit.keys import new_task_id
+from longtask_kit.log.keys import new_task_id
 from tests.wait import wait_until
 
 LONGTASK = [sys.executable, "-m", "longtask_kit.cli"]

@@ -7,12 +7,12 @@ import pytest
 from upstash_redis import Redis
 
 import longtask_kit as lt
-from longtask_kit.keys import OPEN_INDEX, new_task_id
-from longtask_kit.queue import Queue
-from longtask_kit.records import Begun, Done
-from longtask_kit.services import Services
-from longtask_kit.store import Store
-from longtask_kit.submit import TaskSpec
+from longtask_kit.log.keys import OPEN_INDEX, new_task_id
+from longtask_kit.log.record import Begun, Done
+from longtask_kit.log.store import Store
+from longtask_kit.server.services import Services
+from longtask_kit.submit.queue import Queue
+from longtask_kit.submit.tasks import TaskSpec
 from tests.wait import wait_until
 
 pytestmark = pytest.mark.anyio

@@ -11,10 +11,10 @@ import pytest
 from pydantic import SecretStr
 
 import longtask_kit as lt
-from longtask_kit.doctor import examine
-from longtask_kit.queue import Queue
+from longtask_kit.cli.doctor import examine
+from longtask_kit.log.store import Store
 from longtask_kit.settings import secret
-from longtask_kit.store import Store
+from longtask_kit.submit.queue import Queue
 from tests.serving import free_port, serve
 
 HTTP = httpx.Client(timeout=30)

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import nbformat
 import pytest
 
-from longtask_kit.notebooks import LESSONS
+from longtask_kit.cli.notebooks import LESSONS
 
 _PATHS = sorted(LESSONS.glob("*.ipynb"))
 _MAX_CELLS = 32  # about 20 of one idea each, counted with the sentence before

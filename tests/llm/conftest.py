@@ -11,9 +11,9 @@ import pytest
 
 import longtask_kit as lt
 from longtask_kit.errors import LocalStackError
-from longtask_kit.local import gguf
-from longtask_kit.local.llm import LocalModels
-from longtask_kit.local.model import create_model_app
+from longtask_kit.local.model import installed as gguf
+from longtask_kit.local.model.app import create_model_app
+from longtask_kit.local.model.native import LocalModels
 from tests.serving import serve
 
 KEY = "model-key-for-tests"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import longtask_kit as lt
-from longtask_kit.local.gguf import SMOLLM2_LABEL
+from longtask_kit.local.model.installed import SMOLLM2_LABEL
 from tests.llm.conftest import MODEL
 from tests.local.processes import is_alive
 from tests.wait import wait_until
@@ -26,7 +26,7 @@ def find_server(home: Path, parent: int) -> int | None:
         except OSError:
             continue
         is_ours = f"PPid:\t{parent}\n" in status and str(home).encode() in environment
-        if is_ours and b"longtask_kit.local.llm_server" in command:
+        if is_ours and b"longtask_kit.local.model.native_server" in command:
             return int(folder.name)
     return None
 

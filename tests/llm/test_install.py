@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from longtask_kit.errors import LocalStackError
-from longtask_kit.local import gguf
-from longtask_kit.local.llm_server import OPTIONS_VARIABLE
+from longtask_kit.local.model import installed as gguf
+from longtask_kit.local.model.native_server import OPTIONS_VARIABLE
 
 CONTENT = b"GGUF" + bytes(4096)
 PINNED = gguf.PinnedFile(
@@ -136,7 +136,7 @@ def test_an_engine_that_cannot_be_loaded_names_its_cure(
     model.write_bytes(CONTENT)
     options = {"name": "mine", "path": str(model), "sha256": None, "threads": 1, "key": "k"}
     ended = subprocess.run(
-        [sys.executable, "-P", "-m", "longtask_kit.local.llm_server"],
+        [sys.executable, "-P", "-m", "longtask_kit.local.model.native_server"],
         env=os.environ | {"PYTHONPATH": str(tmp_path), OPTIONS_VARIABLE: json.dumps(options)},
         capture_output=True,
         stdin=subprocess.DEVNULL,

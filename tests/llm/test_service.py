@@ -8,8 +8,8 @@ from typing import Any
 import openai
 import pytest
 
-from longtask_kit.local.gguf import SMOLLM2_LABEL
-from longtask_kit.local.llm import MAX_OPEN, LocalModel, LocalModels
+from longtask_kit.local.model.installed import SMOLLM2_LABEL
+from longtask_kit.local.model.native import MAX_OPEN, LocalModel, LocalModels
 from tests.llm.conftest import MODEL
 from tests.wait import wait_until
 
@@ -145,7 +145,7 @@ async def test_it_ends_when_nobody_asks_any_more_and_starts_again() -> None:
     import httpx
 
     models = LocalModels(threads=1, idle_stop_s=0.2)
-    from longtask_kit.local.model import create_model_app
+    from longtask_kit.local.model.app import create_model_app
 
     transport = httpx.ASGITransport(create_model_app(api_key="k", local_models=models))
     headers = {"Authorization": "Bearer k"}

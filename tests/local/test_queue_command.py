@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from longtask_kit import LocalStack
-from longtask_kit.queue_cli import describe_facts, latest_events
+from longtask_kit.cli.queue import describe_facts, latest_events
 from tests.contract.qstash.destination import wait_until
 from tests.serving import serve
 

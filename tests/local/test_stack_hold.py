@@ -11,7 +11,7 @@ import pytest
 
 import longtask_kit as lt
 from longtask_kit.local.config import StackFiles
-from longtask_kit.local.hold import find_holder
+from longtask_kit.local.files import find_holder
 from tests.local.processes import find_valkey, is_alive, run_python
 from tests.wait import wait_until
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import longtask_kit as lt
-from longtask_kit.serve import bind
+from longtask_kit.server.serve import bind
 
 
 def find_port(url: str) -> int:

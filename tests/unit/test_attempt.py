@@ -5,7 +5,6 @@ import re
 
 import pytest
 
-from longtask_kit.attempt import Answer, Ending, answer_for, busy, ending_for, refuse
 from longtask_kit.errors import (
     ConfigError,
     NonRetryableError,
@@ -13,6 +12,7 @@ from longtask_kit.errors import (
     StoreError,
     StreamError,
 )
+from longtask_kit.server.attempt import Answer, Ending, answer_for, busy, ending_for, refuse
 
 TASK_ID = "task_1q2w3e4r5t6z7u8i9o0p1a"
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from longtask_kit.bench import Report, TaskTimes, describe_limit, make_report
+from longtask_kit.cli.meter import Report, TaskTimes, describe_limit, make_report
 
 
 def make_times(*, asked: float = 100.0) -> TaskTimes:

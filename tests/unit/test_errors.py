@@ -8,7 +8,7 @@ import pytest
 
 from longtask_kit import errors
 from longtask_kit.errors import LongTaskError
-from longtask_kit.http_edge import BadRequestError, status_for
+from longtask_kit.server.http_edge import BadRequestError, status_for
 
 AnError = TypeVar("AnError", bound=Exception)
 PUBLIC: dict[str, type[Exception]] = {

@@ -12,7 +12,7 @@ from httpx_sse._decoders import SSEDecoder, SSELineDecoder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from longtask_kit.events import (
+from longtask_kit.log.events import (
     EVENT_TYPES,
     START,
     STATUSES,

@@ -4,7 +4,14 @@ import re
 
 import pytest
 
-from longtask_kit.keys import TASK_INDEX, channel_name, is_task_id, log_key, new_task_id, task_key
+from longtask_kit.log.keys import (
+    TASK_INDEX,
+    channel_name,
+    is_task_id,
+    log_key,
+    new_task_id,
+    task_key,
+)
 
 SEEDS_ID = "task_1234567890_abcdef123"
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Coroutine
 
 import pytest
 
-from longtask_kit.publish import FIRST_SEQ, AttemptWriter, Publisher
-from longtask_kit.records import Append
+from longtask_kit.log.record import Append
+from longtask_kit.log.store import Store
+from longtask_kit.server.writer import FIRST_SEQ, AttemptWriter, Publisher
 from longtask_kit.settings import Settings
-from longtask_kit.store import Store
 
 TASK_ID = "task_1q2w3e4r5t6z7u8i9o0p1a"
 HALF = "a\ud83d"  # half a surrogate pair: can't be encoded as UTF-8

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from openai._streaming import SSEDecoder
 
 from longtask_kit.errors import NonRetryableError, RetryableError
-from longtask_kit.events import Usage, make_valid_text
-from longtask_kit.run import (
+from longtask_kit.log.events import Usage, make_valid_text
+from longtask_kit.server.openai import (
     Outcome,
     _adapt_request,
     _build_request,
@@ -28,7 +28,7 @@ from longtask_kit.run import (
     map_model_error,
     parse_retry_after,
 )
-from longtask_kit.submit import TaskSpec
+from longtask_kit.submit.tasks import TaskSpec
 
 examples = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
@@ -555,9 +555,9 @@ def test_an_error_chunk_that_quotes_the_key_is_stored_without_it() -> None:
 _FIRST_ATTEMPT = """
 import asyncio, sys, threading
 import longtask_kit as lt
-import longtask_kit.webhook
-from longtask_kit.run import OpenAIHandler, TaskContext
-from longtask_kit.submit import TaskSpec
+import longtask_kit.server.app
+from longtask_kit.server.openai import OpenAIHandler, TaskContext
+from longtask_kit.submit.tasks import TaskSpec
 
 beside, on_the_loop = set(), set()
 

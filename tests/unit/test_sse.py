@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from starlette.background import BackgroundTask
 from starlette.types import Message
 
-from longtask_kit.sse import SseResponse
+from longtask_kit.server.sse import SseResponse
 from tests.serving import serve
 from tests.wait import wait_until
 

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from longtask_kit.errors import StreamExpiredError
-from longtask_kit.events import START, Cursor, encode_entry
-from longtask_kit.news import _decode_news
-from longtask_kit.subscribe import expired, is_next
+from longtask_kit.log.events import START, Cursor, encode_entry
+from longtask_kit.log.news import _decode_news
+from longtask_kit.log.subscribe import expired, is_next
 
 
 @pytest.mark.parametrize(

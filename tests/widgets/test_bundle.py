@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 import pytest
 
 import longtask_kit as lt
-from longtask_kit.events import Transcript
-from longtask_kit.widgets.bundle import make_bundle
+from longtask_kit.log.events import Transcript
+from longtask_kit.widgets.saved import make_bundle
 
 PAYLOADS = [
     "<script>alert(1)</script>",

@@ -8,7 +8,7 @@ import collections
 from dataclasses import dataclass
 
 from longtask_kit.local.qstash.flow import FlowGate, FlowSettings
-from longtask_kit.local.qstash.wire import Message
+from longtask_kit.local.qstash.message import Message
 
 # Keys can be as many as a caller's users: idle ones are forgotten beyond this number.
 FLOW_KEYS_KEPT = 1000

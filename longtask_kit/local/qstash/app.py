@@ -25,7 +25,7 @@ from longtask_kit.local.qstash.errors import (
     RateLimitError,
 )
 from longtask_kit.local.qstash.plan import UNLIMITED, BurstCounter, Plan
-from longtask_kit.local.qstash.routes import ROUTES
+from longtask_kit.local.qstash.routes.all import ROUTES
 from longtask_kit.local.qstash.scheduler import Scheduler
 from longtask_kit.local.qstash.signing import SigningKeys
 from longtask_kit.local.qstash.store import QueueStore, connect

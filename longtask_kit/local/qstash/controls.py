@@ -13,7 +13,7 @@ from typing import Any
 from longtask_kit.local.qstash.admission import Admission
 from longtask_kit.local.qstash.catalog import Catalog, QueueSettings
 from longtask_kit.local.qstash.flow import FlowGate, FlowSettings
-from longtask_kit.local.qstash.wire import Message
+from longtask_kit.local.qstash.message import Message
 
 
 def now_ms() -> int:

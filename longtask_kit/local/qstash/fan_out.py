@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from longtask_kit.local.qstash.catalog import Catalog
 from longtask_kit.local.qstash.destination import Reach, is_url
 from longtask_kit.local.qstash.errors import DestinationError
-from longtask_kit.local.qstash.wire import Message, new_message_id, parse_message
+from longtask_kit.local.qstash.message import Message, new_message_id, parse_message
 
 
 class GroupMissingError(DestinationError):

@@ -8,7 +8,7 @@ from typing import Any
 
 from longtask_kit.local.qstash.destination import check_url
 from longtask_kit.local.qstash.errors import MalformedRequestError
-from longtask_kit.local.qstash.wire import HeaderMap, HeaderPairs, check_name
+from longtask_kit.local.qstash.message import HeaderMap, HeaderPairs, check_name
 
 MAX_ENDPOINTS = 1000
 

@@ -3,12 +3,12 @@
 import logging
 import secrets
 
-from longtask_kit.local.qstash.attempt import Attempt
 from longtask_kit.local.qstash.destination import printable
+from longtask_kit.local.qstash.message import Message
+from longtask_kit.local.qstash.request import Attempt
 from longtask_kit.local.qstash.retry import next_delay_s
 from longtask_kit.local.qstash.store import DeadLetter, Settlement
 from longtask_kit.local.qstash.views import callback_messages, event_view
-from longtask_kit.local.qstash.wire import Message
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from longtask_kit.local.qstash.errors import PlanLimitError, RateLimitError
-from longtask_kit.local.qstash.wire import Message
+from longtask_kit.local.qstash.message import Message
 
 DAY_S = 86_400
 # Sending has no limit of requests a second; everything else has.

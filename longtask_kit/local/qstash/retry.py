@@ -6,9 +6,9 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
+from longtask_kit.local.qstash.delays import evaluate_expression
 from longtask_kit.local.qstash.durations import parse_go_duration_s
 from longtask_kit.local.qstash.errors import DurationError, ExpressionError
-from longtask_kit.local.qstash.expression import evaluate_expression
 
 MAX_DELAY_S = 86_400.0
 HINT_HEADERS = (

@@ -12,9 +12,9 @@ from longtask_kit.local.qstash.delivery import DeliveryQueue
 from longtask_kit.local.qstash.destination import Reach
 from longtask_kit.local.qstash.errors import MalformedRequestError
 from longtask_kit.local.qstash.fan_out import GroupMissingError, messages_for
+from longtask_kit.local.qstash.message import Message
 from longtask_kit.local.qstash.schedules import Schedule, next_time_ms
 from longtask_kit.local.qstash.store import QueueStore, ScheduleRun
-from longtask_kit.local.qstash.wire import Message
 
 # A sleeping laptop stops the loop's clock and not the wall's; an hour is looked at in pieces.
 LONGEST_SLEEP_S = 30.0

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from cronsim import CronSim, CronSimError
 
 from longtask_kit.local.qstash.errors import HeaderError
-from longtask_kit.local.qstash.wire import Message, check_name, parse_message
+from longtask_kit.local.qstash.message import Message, check_name, parse_message
 
 _CRON = re.compile(r"(?:CRON_TZ=(\S{1,64})\s+)?(\S+(?:\s+\S+){4})", re.ASCII)
 

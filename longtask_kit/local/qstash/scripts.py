@@ -10,8 +10,8 @@ import hashlib
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from longtask_kit.local.redis_engine import Engine
-from longtask_kit.local.redis_resp import Failure, Reply
+from longtask_kit.local.redis.engine import Engine
+from longtask_kit.local.redis.resp import Failure, Reply
 
 ROUTE = "{qstash}:pending"
 EVENTS_KEPT = 10_000

@@ -13,15 +13,15 @@ from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
 from longtask_kit.local.qstash.admission import Ticket, ticket_of
-from longtask_kit.local.qstash.attempt import Attempt
 from longtask_kit.local.qstash.catalog import Catalog, QueueSettings, dump, dump_period
 from longtask_kit.local.qstash.flow import FlowGate, FlowSettings
+from longtask_kit.local.qstash.message import Message, dump_message, load_message
 from longtask_kit.local.qstash.plan import day_of
+from longtask_kit.local.qstash.request import Attempt
 from longtask_kit.local.qstash.schedules import Schedule
 from longtask_kit.local.qstash.scripts import FIRE, PUBLISH, RECORD, SETTLE, ScriptRunner
 from longtask_kit.local.qstash.signing import SigningKeys
 from longtask_kit.local.qstash.views import View, event_view
-from longtask_kit.local.qstash.wire import Message, dump_message, load_message
 
 PAGE = 200
 CONNECTIONS = 32

@@ -9,10 +9,8 @@ import hashlib
 import json
 from typing import Any
 
-from longtask_kit.local.qstash.attempt import Attempt
 from longtask_kit.local.qstash.catalog import ScheduleState
-from longtask_kit.local.qstash.schedules import Schedule, delay_of
-from longtask_kit.local.qstash.wire import (
+from longtask_kit.local.qstash.message import (
     HeaderMap,
     Message,
     callback_headers,
@@ -20,6 +18,8 @@ from longtask_kit.local.qstash.wire import (
     new_message_id,
     parse_message,
 )
+from longtask_kit.local.qstash.request import Attempt
+from longtask_kit.local.qstash.schedules import Schedule, delay_of
 
 # Events are many and are kept long; a body beyond this is left to the message itself.
 MAX_EVENT_BODY_BYTES = 4096

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from longtask_kit.local.qstash.attempt import Attempt, attempt_delivery
 from longtask_kit.local.qstash.connections import MAX_BODY_BYTES, Connections
+from longtask_kit.local.qstash.message import parse_message
+from longtask_kit.local.qstash.request import Attempt, attempt_delivery
 from longtask_kit.local.qstash.signing import SigningKeys
-from longtask_kit.local.qstash.wire import parse_message
 from tests.contract.qstash.destination import CURRENT_KEY, NEXT_KEY
 
 KEYS = SigningKeys(current=CURRENT_KEY, next=NEXT_KEY)

@@ -13,8 +13,8 @@ from qstash import QStash
 from qstash.errors import DailyMessageLimitExceededError, QStashError, RateLimitExceededError
 
 from longtask_kit.local.qstash.errors import PlanLimitError, RateLimitError
+from longtask_kit.local.qstash.message import parse_message
 from longtask_kit.local.qstash.plan import PLANS, UNLIMITED, BurstCounter, Plan
-from longtask_kit.local.qstash.wire import parse_message
 from tests.contract.qstash.destination import (
     TOKEN,
     Destination,

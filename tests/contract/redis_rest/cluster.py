@@ -9,7 +9,7 @@ from typing import Any
 
 import redis
 
-from longtask_kit.local.valkey import find_binary
+from longtask_kit.local.redis.valkey import find_binary
 from tests.serving import free_port
 from tests.wait import wait_until
 

@@ -18,9 +18,9 @@ import httpx
 import pytest
 from upstash_redis import Redis
 
-from longtask_kit.keys import new_task_id
-from longtask_kit.local.redis_rest import create_redis_rest_app
-from longtask_kit.local.valkey import ValkeyProcess
+from longtask_kit.local.redis.app import create_redis_rest_app
+from longtask_kit.local.redis.valkey import ValkeyProcess
+from longtask_kit.log.keys import new_task_id
 from tests.contract.redis_rest.cluster import Node, run_cluster
 from tests.serving import serve
 

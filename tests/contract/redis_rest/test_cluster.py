@@ -13,8 +13,8 @@ from redis.exceptions import RedisError
 from upstash_redis import Redis
 from upstash_redis.errors import UpstashError
 
-from longtask_kit.local.redis_engine import Engine
-from longtask_kit.local.redis_rest import create_redis_rest_app
+from longtask_kit.local.redis.app import create_redis_rest_app
+from longtask_kit.local.redis.engine import Engine
 from tests.contract.redis_rest.cluster import Node, node_of
 from tests.contract.redis_rest.conftest import TOKEN
 from tests.contract.redis_rest.test_commands import post

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from upstash_redis import Redis
 
-from longtask_kit.local import redis_resp
-from longtask_kit.local.redis_engine import Engine
+from longtask_kit.local.redis import resp as redis_resp
+from longtask_kit.local.redis.engine import Engine
 from tests.contract.redis_rest.conftest import TOKEN
 from tests.wait import wait_until
 

@@ -10,10 +10,10 @@ import pytest
 from upstash_redis import Redis
 from upstash_redis.errors import UpstashError
 
-from longtask_kit.local import redis_rest
+from longtask_kit.local.redis import app as redis_rest
 from tests.contract.redis_rest.conftest import TOKEN, Run, Service
 
-README = (Path(redis_rest.__file__).parent / "README.md").read_text()
+README = (Path(redis_rest.__file__).parents[1] / "README.md").read_text()
 SOON = 9_999_999_999
 NO_COMMAND = {"close", "execute", "from_env", "json", "multi", "noted", "pipeline", "search"}
 ENGINE_LACKS = {"xackdel", "xdelex"}

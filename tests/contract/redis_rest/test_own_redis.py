@@ -14,8 +14,8 @@ import trustme
 from upstash_redis import Redis
 
 import longtask_kit as lt
-from longtask_kit.local.redis_rest import create_redis_rest_app
-from longtask_kit.local.valkey import find_binary
+from longtask_kit.local.redis.app import create_redis_rest_app
+from longtask_kit.local.redis.valkey import find_binary
 from tests.contract.redis_rest.conftest import TOKEN
 from tests.contract.redis_rest.test_subscribe import subscribe
 from tests.serving import free_port, serve

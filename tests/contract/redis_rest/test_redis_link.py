@@ -8,7 +8,7 @@ import pytest
 import redis
 import uvloop
 
-from longtask_kit.local.redis_engine import Engine
+from longtask_kit.local.redis.engine import Engine
 from tests.contract.redis_rest.test_commands import post
 from tests.wait import wait_until
 

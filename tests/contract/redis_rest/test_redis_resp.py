@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longtask_kit.local.redis_resp import (
+from longtask_kit.local.redis.resp import (
     BrokenReplyError,
     Failure,
     Reply,
@@ -15,7 +15,7 @@ from longtask_kit.local.redis_resp import (
     Status,
     pack,
 )
-from longtask_kit.local.redis_wire import (
+from longtask_kit.local.redis.wire import (
     encode_message,
     encode_monitored,
     encode_reply,

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from longtask_kit.local.redis_commands import CommandFacts, read_facts
-from longtask_kit.local.redis_resp import Failure, Reply
-from longtask_kit.local.redis_slots import Part, merge, needs_key_lookup, slots_of, split
+from longtask_kit.local.redis.commands import CommandFacts, read_facts
+from longtask_kit.local.redis.resp import Failure, Reply
+from longtask_kit.local.redis.slots import Part, merge, needs_key_lookup, slots_of, split
 
 NODES = 3
 GET = CommandFacts(True, 1, 1, 1)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longtask_kit.local.redis_rest import create_redis_rest_app
+from longtask_kit.local.redis.app import create_redis_rest_app
 from tests.contract.redis_rest.conftest import READ_ONLY_TOKEN, TOKEN
 from tests.contract.redis_rest.test_commands import SHARED, post
 from tests.serving import serve

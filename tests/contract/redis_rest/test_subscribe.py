@@ -12,8 +12,8 @@ import redis
 from httpx_sse import EventSource
 from upstash_redis import Redis
 
-from longtask_kit.local import redis_feed
-from longtask_kit.local.redis_rest import create_redis_rest_app
+from longtask_kit.local.redis import streams as redis_feed
+from longtask_kit.local.redis.app import create_redis_rest_app
 from tests.contract.redis_rest.conftest import READ_ONLY_TOKEN, TOKEN
 from tests.serving import serve
 from tests.wait import wait_until

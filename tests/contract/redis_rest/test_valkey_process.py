@@ -10,14 +10,14 @@ import pytest
 import redis
 
 from longtask_kit.errors import LocalStackError
-from longtask_kit.local import valkey
-from longtask_kit.local.valkey import ValkeyProcess
+from longtask_kit.local.redis import valkey
+from longtask_kit.local.redis.valkey import ValkeyProcess
 from tests.wait import wait_until
 
 OWNER = """
 import asyncio, sys, time
 from pathlib import Path
-from longtask_kit.local.valkey import ValkeyProcess
+from longtask_kit.local.redis.valkey import ValkeyProcess
 process = ValkeyProcess(data_dir=Path(sys.argv[1]), socket_path=Path(sys.argv[2]))
 asyncio.run(process.start())
 print(process.pid, flush=True)

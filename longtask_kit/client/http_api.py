@@ -1,0 +1,214 @@
+"""Where a kit's calls go: to the services themselves, or to a webhook app's HTTP API."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from longtask_kit.errors import ConfigError, QuotaError, StoreError, SubmitError
+from longtask_kit.log.keys import is_task_id
+from longtask_kit.log.record import TaskRecord
+from longtask_kit.log.store import Store
+from longtask_kit.log.subscribe import EventSource, HttpSource, RedisSource, expired
+from longtask_kit.submit.queue import Queue
+from longtask_kit.submit.tasks import TaskSpec, cancel_task, delete_task, retry_task, submit_task
+from longtask_kit.transport import TRANSPORT_ERRORS, open_client
+
+if TYPE_CHECKING:
+    import httpx
+
+    from longtask_kit.log.events import Status
+    from longtask_kit.settings import Settings
+
+
+class Backend(Protocol):
+    """What a kit needs; every method runs on the kit's own event loop."""
+
+    @property
+    def source(self) -> EventSource:
+        """Where events come from."""
+        ...
+
+    async def submit(self, spec: TaskSpec) -> tuple[str, str]:
+        """Queue a task; returns its id and the queue's message id."""
+        ...
+
+    async def read_task(self, task_id: str) -> TaskRecord:
+        """Return a task's record, or raise StreamExpiredError."""
+        ...
+
+    async def list_tasks(self, *, limit: int, status: Status | None) -> list[TaskRecord]:
+        """Return tasks, newest first."""
+        ...
+
+    async def cancel(self, task_id: str) -> Status:
+        """Cancel, and return the status it led to, or raise StreamExpiredError."""
+        ...
+
+    async def retry(self, task_id: str) -> None:
+        """Run a failed task again, or raise SubmitError or StreamExpiredError."""
+        ...
+
+    async def delete(self, task_id: str) -> None:
+        """Forget a task, or raise StreamExpiredError."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        ...
+
+
+class ServiceBackend:
+    """The services themselves: QStash and Redis, hosted or local."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._store = Store.open(settings)
+        self._queue = Queue.open(settings)
+        self._source = RedisSource(self._store, settings)
+
+    @property
+    def source(self) -> EventSource:
+        """See `Backend`."""
+        return self._source
+
+    async def submit(self, spec: TaskSpec) -> tuple[str, str]:
+        """See `Backend`."""
+        return await submit_task(spec, store=self._store, queue=self._queue)
+
+    async def read_task(self, task_id: str) -> TaskRecord:
+        """See `Backend`."""
+        record = await self._store.read_task(task_id) if is_task_id(task_id) else None
+        if record is None:
+            raise expired(task_id)
+        return record
+
+    async def list_tasks(self, *, limit: int, status: Status | None) -> list[TaskRecord]:
+        """See `Backend`."""
+        return await self._store.list_tasks(limit=limit, status=status)
+
+    async def cancel(self, task_id: str) -> Status:
+        """See `Backend`."""
+        status = await cancel_task(task_id, store=self._store, queue=self._queue)
+        if status is None:
+            raise expired(task_id)
+        return status
+
+    async def retry(self, task_id: str) -> None:
+        """See `Backend`."""
+        if await retry_task(task_id, store=self._store, queue=self._queue) is None:
+            raise expired(task_id)
+
+    async def delete(self, task_id: str) -> None:
+        """See `Backend`."""
+        if not await delete_task(task_id, store=self._store, queue=self._queue):
+            raise expired(task_id)
+
+    async def aclose(self) -> None:
+        """See `Backend`."""
+        await self._source.aclose()
+        await self._queue.aclose()
+        await self._store.aclose()
+
+
+class HttpBackend:
+    """A webhook app's HTTP API: no cloud secret in the notebook.
+
+    Args:
+        base_url: What the app has as `LONGTASK_BASE_URL`.
+        api_key: What it has as `LONGTASK_API_KEY`, if it has one.
+    """
+
+    def __init__(self, base_url: str, *, api_key: str | None = None) -> None:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._base_url = base_url.rstrip("/")
+        self._client = open_client(base_url, headers=headers, timeout=30.0)
+        self._source = HttpSource(self._base_url, self._client)
+
+    @property
+    def source(self) -> EventSource:
+        """See `Backend`."""
+        return self._source
+
+    async def submit(self, spec: TaskSpec) -> tuple[str, str]:
+        """See `Backend`."""
+        answer = await self._call("POST", "/api/tasks/start", json=spec.to_wire())
+        return answer["taskId"], answer["messageId"]
+
+    async def read_task(self, task_id: str) -> TaskRecord:
+        """See `Backend`."""
+        if not is_task_id(task_id):
+            raise expired(task_id)
+        return TaskRecord.from_wire(await self._call("GET", f"/api/tasks/{task_id}"))
+
+    async def list_tasks(self, *, limit: int, status: Status | None) -> list[TaskRecord]:
+        """See `Backend`."""
+        params = {"limit": limit} | ({"status": status} if status else {})
+        answer = await self._call("GET", "/api/tasks", holds="tasks", params=params)
+        return [TaskRecord.from_wire(wire) for wire in answer["tasks"]]
+
+    async def cancel(self, task_id: str) -> Status:
+        """See `Backend`."""
+        answer = await self._call("POST", "/api/tasks/cancel", json={"taskId": task_id})
+        status: Status = answer["status"]
+        return status
+
+    async def retry(self, task_id: str) -> None:
+        """See `Backend`."""
+        await self._call("POST", "/api/tasks/retry", json={"taskId": task_id})
+
+    async def delete(self, task_id: str) -> None:
+        """See `Backend`."""
+        await self._call("DELETE", f"/api/tasks/{task_id}")
+
+    async def aclose(self) -> None:
+        """See `Backend`."""
+        await self._client.aclose()
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        holds: str = "taskId",
+        **request: Any,  # noqa: ANN401
+    ) -> dict[str, Any]:
+        """Return the app's answer, which has the key `holds`, or raise what it says."""
+        url = self._base_url + path
+        try:
+            response = await self._client.request(method, url, **request)
+        except TRANSPORT_ERRORS as exc:
+            raise StoreError(
+                f"{self._base_url} is not reachable ({type(exc).__name__}); is the webhook app up?"
+            ) from exc
+        answer = _read_json_object(response)
+        if response.is_success and holds in answer:
+            return answer
+        raise _error_for(response, answer, url)
+
+
+def _read_json_object(response: httpx.Response) -> dict[str, Any]:
+    try:
+        answer = response.json()
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _error_for(response: httpx.Response, answer: dict[str, Any], url: str) -> Exception:
+    message = f"{url}: {answer.get('error') or f'answered {response.status_code}'}"
+    match response.status_code:
+        case 401 | 403:
+            return ConfigError(message)
+        case 404 if "taskId" in answer:
+            return expired(str(answer["taskId"]))
+        case 429:
+            return QuotaError(message)
+        case 400 | 413 | 502 if "error" in answer:
+            return SubmitError(message)
+        case status_code if status_code < 500:
+            # A success without what we asked for, a redirect, somebody else's 404.
+            return ConfigError(
+                f"{url} answered {status_code}, and not as a longtask_kit app does: expected one "
+                "there. Check the URL, its scheme, and the prefix that the app is mounted under."
+            )
+        case _:
+            return StoreError(message)

@@ -1,0 +1,1 @@
+"""The queue's endpoints, a file for each part."""

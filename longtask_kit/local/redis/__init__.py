@@ -1,0 +1,1 @@
+"""Upstash's Redis REST protocol in front of a real Valkey."""

@@ -1,0 +1,1 @@
+"""What comes out: a task's record and log in Redis, and how they are followed."""

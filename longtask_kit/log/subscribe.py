@@ -1,0 +1,248 @@
+"""Follow a task: listen first, then read the log, merge by cursor, reconnect.
+
+Pub/sub is only the news that something was written; the log is the truth. News that is out of
+order, lost or too much at once therefore costs one reading of the log, never a token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Protocol
+
+from httpx_sse import SSEError, aconnect_sse
+
+from longtask_kit.errors import (
+    StoreError,
+    StreamError,
+    StreamExpiredError,
+    StreamSilentError,
+    describe_foreign,
+)
+from longtask_kit.log.events import START, Cursor, TaskEvent, decode_frame
+from longtask_kit.log.news import SSE_TIMEOUT, News, NewsHub, check_answer
+from longtask_kit.transport import TRANSPORT_ERRORS
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import httpx
+
+    from longtask_kit.log.store import Store
+    from longtask_kit.settings import Settings
+
+
+_MAX_IDLE_S = 16.0  # of silence before the next look into a log that nothing was heard of
+
+
+class EventSource(Protocol):
+    """Where a task's events come from: Redis, or the HTTP API."""
+
+    def open(self, task_id: str, *, after: Cursor) -> AsyncIterator[TaskEvent]:
+        """Yield `connected`, then every event after the cursor, replayed and live.
+
+        Ends with the task's last event, or without one when the cursor is at it or after it.
+
+        Raises:
+            StreamError: The connection was lost; open again after the last cursor seen.
+            StreamExpiredError: No such task.
+        """
+        ...
+
+
+async def follow(
+    source: EventSource,
+    task_id: str,
+    *,
+    after: Cursor = START,
+    silence_limit_s: float = 60.0,
+) -> AsyncIterator[TaskEvent]:
+    """Yield a task's events in order, each exactly once, replayed or live.
+
+    Args:
+        source: Where they come from.
+        task_id: The task to follow.
+        after: Last cursor already seen; START replays everything.
+        silence_limit_s: Longest time without any connection, in seconds, > 0.
+
+    Yields:
+        Events with strictly increasing cursors; the last one is terminal. None, if `after` is the
+        last one of an ended task.
+
+    Raises:
+        StreamExpiredError: Unknown task, or its log is gone; submit again.
+        StreamSilentError: No connection for `silence_limit_s`; attach again later.
+    """
+    cursor = after
+    lost_at: float | None = None  # since when nothing could be read; silence alone is no loss
+    delay_s = 0.05
+    while True:
+        try:
+            async with contextlib.aclosing(source.open(task_id, after=cursor)) as events:  # type: ignore[type-var]
+                async for event in events:
+                    lost_at, delay_s = None, 0.05
+                    if event.cursor <= cursor:  # `connected`, or a replay from before the drop
+                        continue
+                    cursor = event.cursor
+                    yield event
+                    if event.is_terminal:
+                        return
+                return  # nothing follows: the cursor was at the end of an ended task
+        except StreamExpiredError:
+            raise
+        except (StreamError, StoreError) as exc:
+            lost_at = lost_at or time.monotonic()
+            if time.monotonic() - lost_at > silence_limit_s:
+                raise StreamSilentError(
+                    f"Nothing heard of {task_id} for {silence_limit_s:g} s: {exc} "
+                    "The task may still run: attach again later.",
+                    task_id=task_id,
+                    cursor=str(cursor),
+                ) from exc
+        await asyncio.sleep(delay_s)
+        delay_s = min(delay_s * 2, 5.0)
+
+
+class RedisSource:
+    """Events from Redis itself: the log, and news over the REST API's SSE subscription."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._hub = NewsHub(settings)
+        # After this long without news the log is read: a lost message delays, it never hangs.
+        self._deadline_s = settings.patience_s
+        self._idle_timeout_s = 2.0 if settings.has_loopback_redis else _MAX_IDLE_S
+        self._readings: dict[tuple[str, Cursor], asyncio.Task[list[TaskEvent] | None]] = {}
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._hub.aclose()
+
+    async def open(self, task_id: str, *, after: Cursor) -> AsyncIterator[TaskEvent]:
+        """See `EventSource.open`."""
+        async with self._hub.listen(task_id) as news:
+            # Listen before read: what is written between the two is then in the news, the log,
+            # or both; the other way round it could be in neither.
+            cursor = after
+            events = await self._read(task_id, after=cursor)
+            yield _connected()
+            idle_s = self._idle_timeout_s
+            while events is not None:
+                for event in events:
+                    cursor = event.cursor
+                    yield event
+                    if event.is_terminal:
+                        return
+                # Where the log held nothing either, the next look may wait longer.
+                idle_s = self._idle_timeout_s if events else min(2 * idle_s, _MAX_IDLE_S)
+                events = await self._next(task_id, news, cursor, idle_s)
+
+    async def _next(
+        self, task_id: str, news: News, cursor: Cursor, idle_s: float
+    ) -> list[TaskEvent] | None:
+        """Return what comes after the cursor: the next news, or the log where news has a hole."""
+        try:
+            event = await self._hear(news, cursor, idle_s)
+        except TimeoutError:
+            return await self._read(task_id, after=cursor)
+        if is_next(cursor, event.cursor):
+            return [event]
+        return await self._read(task_id, after=cursor)
+
+    async def _hear(self, news: News, cursor: Cursor, idle_s: float) -> TaskEvent:
+        """Return the first news after the cursor, or raise TimeoutError."""
+        while True:
+            event = await news.hear(idle_s)
+            if isinstance(event, StreamError):
+                raise event
+            if event.cursor > cursor:
+                return event
+
+    async def _read(self, task_id: str, *, after: Cursor) -> list[TaskEvent] | None:
+        """Return what the log holds after a cursor; None when nothing will ever follow.
+
+        All who ask in the same turn of the loop, as two hundred followers do at a new attempt, read
+        once. Nobody joins a reading that has begun: it may have missed what came before he heard.
+        """
+        place = (task_id, after)
+        if place not in self._readings:
+            reading = asyncio.create_task(self._read_next_turn(*place))
+            # Seen, should all who wanted it have left by then.
+            reading.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._readings[place] = reading
+        return await asyncio.shield(self._readings[place])
+
+    async def _read_next_turn(self, task_id: str, after: Cursor) -> list[TaskEvent] | None:
+        del self._readings[task_id, after]
+        events = await self._store.read_log(task_id, after=after)
+        if events:
+            return events
+        record = await self._store.read_task(task_id)
+        if record is None or not await self._store.has_log(task_id):
+            raise expired(task_id, cursor=after)
+        was_lost = await self._store.give_up_silent(record, deadline_s=self._deadline_s)
+        if was_lost or record.is_over:  # its end may have come between the two readings
+            return await self._store.read_log(task_id, after=after) or None
+        return events
+
+
+class HttpSource:
+    """Events from a webhook app's own `GET /api/tasks/stream`, which replays by itself."""
+
+    def __init__(self, base_url: str, client: httpx.AsyncClient) -> None:
+        self._url = f"{base_url}/api/tasks/stream"
+        self._client = client
+
+    async def open(self, task_id: str, *, after: Cursor) -> AsyncIterator[TaskEvent]:
+        """See `EventSource.open`."""
+        headers = {} if after == START else {"Last-Event-ID": str(after)}
+        try:
+            async with aconnect_sse(
+                self._client,
+                "GET",
+                self._url,
+                params={"taskId": task_id},
+                headers=headers,
+                timeout=SSE_TIMEOUT,
+            ) as source:
+                if source.response.status_code == 204:
+                    return
+                if source.response.status_code == 404:
+                    raise expired(task_id, cursor=after)
+                await check_answer(source.response, "api_key")
+                source.response.encoding = "utf-8"  # as SSE is; a server may name any codec
+                async for frame in source.aiter_sse():
+                    yield decode_frame(frame.data, frame.id)
+        except (*TRANSPORT_ERRORS, SSEError, ValueError) as exc:
+            raise StreamError(
+                f"The event stream was lost: {describe_foreign(exc)}",
+                task_id=task_id,
+                cursor=str(after),
+            ) from exc
+        raise StreamError(
+            f"The event stream was closed by {self._url}.", task_id=task_id, cursor=str(after)
+        )
+
+
+def is_next(seen: Cursor, cursor: Cursor) -> bool:
+    """Tell whether nothing can be missing between two cursors.
+
+    A hole in seq, and any change of attempt, may hide entries: then the log must be read.
+    """
+    return cursor.attempt == seen.attempt and cursor.seq == seen.seq + 1
+
+
+def expired(task_id: str, *, cursor: Cursor = START) -> StreamExpiredError:
+    """Return the error of a task that is not there."""
+    return StreamExpiredError(
+        f"No task {task_id[:80]!r}: expected an id that submit() returned, found nothing. It was "
+        "never submitted here, was deleted, or outlived LONGTASK_TTL_S; submit it again.",
+        task_id=task_id,
+        cursor=str(cursor),
+    )
+
+
+def _connected() -> TaskEvent:
+    return TaskEvent(type="connected", cursor=START, time=datetime.now(UTC))

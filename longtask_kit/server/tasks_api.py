@@ -1,0 +1,217 @@
+"""`/api/tasks`: submit, status, stream, cancel, list, delete."""
+
+import contextlib
+import hmac
+import json
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, params
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.responses import Response
+
+from longtask_kit.log.events import START, Cursor, Status, Transcript, encode_frame
+from longtask_kit.log.keys import is_task_id
+from longtask_kit.log.record import TaskRecord
+from longtask_kit.log.store import Store
+from longtask_kit.log.subscribe import expired, follow
+from longtask_kit.server.http_edge import (
+    BadRequestError,
+    StartRequest,
+    TaskReference,
+    TaskRoute,
+    refusals,
+)
+from longtask_kit.server.services import Services
+from longtask_kit.server.sse import SSE_DOCUMENTED, SseResponse
+from longtask_kit.settings import secret
+from longtask_kit.submit.tasks import TaskSpec, cancel_task, delete_task, retry_task, submit_task
+
+# Also what makes /docs offer to send the key.
+_Bearer = Annotated[
+    HTTPAuthorizationCredentials | None,
+    Depends(HTTPBearer(auto_error=False, description="The app's LONGTASK_API_KEY.")),
+]
+_TaskIdQuery = Annotated[str, Query(alias="taskId", description="As `start` returned it.")]
+_CursorQuery = Annotated[
+    str, Query(alias="lastEventId", description="Continue after this event's `id:`.")
+]
+
+
+def create_tasks_router(services: Services, dependencies: Sequence[params.Depends]) -> APIRouter:
+    """Return the router of `/api/tasks`; the dependencies run after the check of the API key."""
+    api = _TasksApi(services)
+    needs_key = services.settings.api_key is not None
+    router = APIRouter(
+        prefix="/api/tasks",
+        tags=["tasks"],
+        route_class=TaskRoute,
+        responses=refusals(400, *([401] if needs_key else [])),
+        dependencies=[*([Depends(api.check_api_key)] if needs_key else []), *dependencies],
+    )
+    router.post("/start", summary="Submit a task", responses=refusals(413, 502))(api.start)
+    router.get("/start", summary="Status of a task (query form)", responses=refusals(404))(
+        api.read_status_by_query
+    )
+
+    @router.get(
+        "/stream",
+        summary="Follow a task: replay, then live",
+        response_class=Response,  # of no media type: refusals are JSON, and documented as such
+        responses={200: SSE_DOCUMENTED, **refusals(404)},
+    )
+    async def stream(
+        place: Annotated[tuple[str, Cursor], Depends(api.find_place)],
+    ) -> SseResponse:
+        """Server-Sent Events: every event after `Last-Event-ID`, replayed and live.
+
+        Each is `id: <attempt>-<seq>` and one line of JSON; the stream ends with `end`, `error` or
+        `cancelled`.
+        """
+        return SseResponse(api.frames(*place))
+
+    router.post("/cancel", summary="Cancel a task", responses=refusals(404, 413))(api.cancel)
+    router.post("/retry", summary="Run a failed task again", responses=refusals(404, 413, 502))(
+        api.retry
+    )
+    router.get("", summary="List tasks, newest first")(api.list_tasks)
+    router.get("/{task_id}", summary="Status of a task", responses=refusals(404))(api.read_status)
+    router.delete("/{task_id}", summary="Delete a task's record and log", responses=refusals(404))(
+        api.delete
+    )
+    return router
+
+
+# For all who follow a task at this moment. By the event's whole value, whose hash takes 0.2 µs: in
+# development mode a caller chooses ids, so an id and a cursor may come again with another text.
+_share_frame = lru_cache(maxsize=64)(encode_frame)
+
+
+class _TasksApi:
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def check_api_key(self, bearer: _Bearer) -> None:
+        """Refuse a caller without the key."""
+        given = bearer.credentials if bearer else ""
+        expected = secret(self._services.settings.api_key)
+        if not hmac.compare_digest(given.encode(), expected.encode()):
+            raise BadRequestError(
+                "This server needs an API key: send `Authorization: Bearer <LONGTASK_API_KEY>`.",
+                status_code=401,
+            )
+
+    async def start(self, body: StartRequest) -> dict[str, Any]:
+        """Queue a task; follow it with the `taskId` of the answer."""
+        opened = await self._services.open()
+        spec = TaskSpec.from_wire(body.model_dump(exclude_none=True))
+        task_id, message_id = await submit_task(spec, store=opened.store, queue=opened.queue)
+        return {
+            "success": True,
+            "taskId": task_id,
+            "messageId": message_id,
+            "message": "Task queued successfully",
+        }
+
+    async def read_status_by_query(self, task_id: _TaskIdQuery = "") -> dict[str, Any]:
+        """Return a task's record; 400 without an id, 404 for an unknown one."""
+        return (await find_record(task_id, await self._open_store())).to_wire()
+
+    async def read_status(self, task_id: str) -> dict[str, Any]:
+        """Return a task's record; 404 for an unknown id."""
+        return (await find_record(task_id, await self._open_store())).to_wire()
+
+    async def find_place(
+        self, request: Request, task_id: _TaskIdQuery = "", last_event_id: _CursorQuery = ""
+    ) -> tuple[str, Cursor]:
+        """Return which task to stream and after which cursor, before a stream begins."""
+        store = await self._open_store()
+        record = await find_record(task_id, store)
+        cursor = request.headers.get("last-event-id") or last_event_id
+        try:
+            after = Cursor.parse(cursor) if cursor else START
+        except ValueError as exc:
+            raise BadRequestError(f'"lastEventId": {exc}') from exc
+        if record.is_over and not await store.read_log(record.task_id, after=after):
+            if not await store.has_log(record.task_id):
+                raise expired(record.task_id, cursor=after)
+            # What an EventSource takes as "don't come back", html.spec.whatwg.org, section 9.2.
+            raise HTTPException(204)
+        return record.task_id, after
+
+    async def frames(self, task_id: str, after: Cursor) -> AsyncGenerator[bytes, None]:
+        """Yield a task's frames, `connected` first; `end` carries the whole text."""
+        opened = await self._services.open()
+        now_ms = round(time.time() * 1000)
+        connected = {"type": "connected", "taskId": task_id, "timestamp": now_ms}
+        yield f"data: {json.dumps(connected)}\n\n".encode()
+        transcript = Transcript()
+        async with contextlib.aclosing(follow(opened.source, task_id, after=after)) as events:  # type: ignore[type-var]
+            async for event in events:
+                transcript.apply(event)
+                if event.type == "content":
+                    yield _share_frame(task_id, event)
+                    continue
+                if event.type == "end":
+                    if after != START:  # this reader's replay did not begin at the beginning
+                        transcript = await _read_transcript(task_id, opened.store)
+                    event = replace(event, data=transcript.text)
+                yield encode_frame(task_id, event)
+
+    async def cancel(self, body: TaskReference) -> dict[str, Any]:
+        """Cancel at once what waits; ask what runs to stop (status `running` until it has)."""
+        opened = await self._services.open()
+        record = await find_record(body.taskId, opened.store)
+        status = await cancel_task(record.task_id, store=opened.store, queue=opened.queue)
+        return {"taskId": record.task_id, "status": status}
+
+    async def retry(self, body: TaskReference) -> dict[str, Any]:
+        """Queue a failed task once more; its next attempt starts the text over."""
+        opened = await self._services.open()
+        record = await find_record(body.taskId, opened.store)
+        message_id = await retry_task(record.task_id, store=opened.store, queue=opened.queue)
+        return {"taskId": record.task_id, "messageId": message_id}
+
+    async def list_tasks(
+        self,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        status: Status | None = None,
+    ) -> dict[str, Any]:
+        """Return the newest tasks."""
+        records = await (await self._open_store()).list_tasks(limit=limit, status=status)
+        return {"tasks": [record.to_wire() for record in records]}
+
+    async def delete(self, task_id: str) -> dict[str, Any]:
+        """Forget a task; an attempt under way stops at its next flush."""
+        opened = await self._services.open()
+        record = await find_record(task_id, opened.store)
+        await delete_task(record.task_id, store=opened.store, queue=opened.queue)
+        return {"taskId": record.task_id, "deleted": True}
+
+    async def _open_store(self) -> Store:
+        return (await self._services.open()).store
+
+
+async def find_record(task_id: str, store: Store) -> TaskRecord:
+    """Return a task's record.
+
+    Raises:
+        BadRequestError: No id was given.
+        StreamExpiredError: It is unknown.
+    """
+    if not task_id:
+        raise BadRequestError('"taskId" is missing: expected an id like task_….')
+    record = await store.read_task(task_id) if is_task_id(task_id) else None
+    if record is None:
+        raise expired(task_id)
+    return record
+
+
+async def _read_transcript(task_id: str, store: Store) -> Transcript:
+    transcript = Transcript()
+    for event in await store.read_log(task_id, after=START):
+        transcript.apply(event)
+    return transcript
