@@ -18,7 +18,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from longtask_kit.client.kit import Kit, connect
+    from longtask_kit.client.connect import connect
+    from longtask_kit.client.kit import Kit
     from longtask_kit.client.task import Task, TextDelta
     from longtask_kit.errors import (
         ConfigError,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from longtask_kit.log.events import Cursor, TaskEvent, Usage
     from longtask_kit.server.app import create_app, create_router
     from longtask_kit.settings import Settings
-    from longtask_kit.submit.tasks import TaskSpec
+    from longtask_kit.submit.spec import TaskSpec
 
 __version__ = "0.1.0"
 
@@ -78,10 +79,10 @@ _MODULES = {
     "Settings": "settings",
     "Task": "client.task",
     "TaskEvent": "log.events",
-    "TaskSpec": "submit.tasks",
+    "TaskSpec": "submit.spec",
     "TextDelta": "client.task",
     "Usage": "log.events",
-    "connect": "client.kit",
+    "connect": "client.connect",
     "create_app": "server.app",
     "create_router": "server.app",
 }

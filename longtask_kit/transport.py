@@ -7,6 +7,7 @@ tokens is nothing but small chunks. A request costs 850 us against 480. `python 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import weakref
 from functools import cache
@@ -71,3 +72,12 @@ def _mark_closed(transports: list[Any]) -> None:
 def has_socks_proxy() -> bool:
     """Tell whether the environment names a proxy that aiohttp can't use."""
     return any(proxy.startswith("socks") for proxy in getproxies().values())
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return uvloop's, which takes less CPU, where there is one."""
+    try:
+        import uvloop
+    except ImportError:  # there is none for Windows
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()

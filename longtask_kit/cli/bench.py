@@ -58,7 +58,7 @@ def bench(
 
 def _open_meter() -> Meter:
     from longtask_kit.cli.meter import Meter
-    from longtask_kit.client.kit import describe, is_hosted
+    from longtask_kit.client.connect import describe, is_hosted
     from longtask_kit.local.stack import LocalStack
     from longtask_kit.settings import CLIENT_NAMES, Settings
 

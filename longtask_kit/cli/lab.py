@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from pydantic import AliasChoices, SecretStr
 
-from longtask_kit.client.kit import is_hosted
+from longtask_kit.client.connect import is_hosted
 from longtask_kit.errors import ConfigError
 from longtask_kit.local.children import die_with_parent
 from longtask_kit.server.serve import bind

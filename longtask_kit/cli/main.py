@@ -22,14 +22,9 @@ from longtask_kit.cli.console import JsonOption  # noqa: TC001 - typer reads the
 from longtask_kit.cli.model import describe_place, model_app
 from longtask_kit.cli.queue import queue_app
 from longtask_kit.cli.stack import down, up
-from longtask_kit.client.terminal import (
-    STATUS_STYLES,
-    make_printable,
-    print_json_events,
-    print_stream,
-    to_json_line,
-)
+from longtask_kit.client.terminal import STATUS_STYLES, print_json_events, print_stream
 from longtask_kit.errors import LongTaskError
+from longtask_kit.log.text import make_printable, to_json_line
 
 if TYPE_CHECKING:
     from longtask_kit.client.kit import Kit
@@ -188,7 +183,7 @@ def status(
 
 def _connect(quiet: bool = False, model: str | None = None) -> Kit:
     """Connect, saying where to on standard error, so that standard output is the text alone."""
-    from longtask_kit.client.kit import connect
+    from longtask_kit.client.connect import connect
 
     console = _Console(stderr=True)
     with console.status("connecting …"):  # shows only on a terminal
@@ -231,7 +226,7 @@ def _format_time(milliseconds: int) -> str:
 
 
 def _show_place(*, as_json: bool) -> None:
-    from longtask_kit.client.kit import describe, is_hosted
+    from longtask_kit.client.connect import describe, is_hosted
     from longtask_kit.local.stack import LocalStack
     from longtask_kit.settings import Settings
 
@@ -309,7 +304,7 @@ def open_app_page(
 def doctor() -> None:
     """Check every environment name and every service by a live call; exit code 1 if one fails."""
     from longtask_kit.cli.doctor import examine
-    from longtask_kit.client.kit import is_hosted
+    from longtask_kit.client.connect import is_hosted
     from longtask_kit.settings import Settings
 
     console = _Console()

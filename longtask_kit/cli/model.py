@@ -15,10 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from longtask_kit.cli.console import JsonOption  # noqa: TC001 - typer reads the annotations
-from longtask_kit.client.terminal import make_printable
 from longtask_kit.errors import LocalStackError
 from longtask_kit.local import DEMO_LABEL
 from longtask_kit.local.model import installed
+from longtask_kit.log.text import make_printable
 
 model_app = typer.Typer(
     help="Install a small real model that runs on this computer, without a key.",

@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from longtask_kit.cli.console import JsonOption  # noqa: TC001 - typer reads the annotations
-from longtask_kit.client.terminal import make_printable, to_json_line
 from longtask_kit.errors import ConfigError, LongTaskError
+from longtask_kit.log.text import make_printable, to_json_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -231,7 +231,7 @@ def _open_queue() -> httpx.Client:
     """Return a client of the queue that tasks go through: hosted, or the local stack's."""
     import httpx
 
-    from longtask_kit.client.kit import is_hosted
+    from longtask_kit.client.connect import is_hosted
     from longtask_kit.local.stack import LocalStack
     from longtask_kit.settings import Settings, is_loopback
 

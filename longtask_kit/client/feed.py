@@ -10,7 +10,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, TypeVar
 
-from longtask_kit.log.events import Transcript
+from longtask_kit.log.transcript import Transcript
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

@@ -2,59 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from longtask_kit.errors import ConfigError, QuotaError, StoreError, SubmitError
+from httpx_sse import SSEError, aconnect_sse
+
+from longtask_kit.errors import (
+    ConfigError,
+    QuotaError,
+    StoreError,
+    StreamError,
+    SubmitError,
+    describe_foreign,
+)
+from longtask_kit.log.events import START, Cursor, TaskEvent, decode_frame
 from longtask_kit.log.keys import is_task_id
+from longtask_kit.log.news import SSE_TIMEOUT, check_answer
 from longtask_kit.log.record import TaskRecord
 from longtask_kit.log.store import Store
-from longtask_kit.log.subscribe import EventSource, HttpSource, RedisSource, expired
+from longtask_kit.log.subscribe import EventSource, RedisSource, expired
 from longtask_kit.submit.queue import Queue
-from longtask_kit.submit.tasks import TaskSpec, cancel_task, delete_task, retry_task, submit_task
+from longtask_kit.submit.tasks import cancel_task, delete_task, retry_task, submit_task
 from longtask_kit.transport import TRANSPORT_ERRORS, open_client
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import httpx
+
+    from longtask_kit.settings import Settings
+    from longtask_kit.submit.spec import TaskSpec
 
 if TYPE_CHECKING:
     import httpx
 
     from longtask_kit.log.events import Status
     from longtask_kit.settings import Settings
-
-
-class Backend(Protocol):
-    """What a kit needs; every method runs on the kit's own event loop."""
-
-    @property
-    def source(self) -> EventSource:
-        """Where events come from."""
-        ...
-
-    async def submit(self, spec: TaskSpec) -> tuple[str, str]:
-        """Queue a task; returns its id and the queue's message id."""
-        ...
-
-    async def read_task(self, task_id: str) -> TaskRecord:
-        """Return a task's record, or raise StreamExpiredError."""
-        ...
-
-    async def list_tasks(self, *, limit: int, status: Status | None) -> list[TaskRecord]:
-        """Return tasks, newest first."""
-        ...
-
-    async def cancel(self, task_id: str) -> Status:
-        """Cancel, and return the status it led to, or raise StreamExpiredError."""
-        ...
-
-    async def retry(self, task_id: str) -> None:
-        """Run a failed task again, or raise SubmitError or StreamExpiredError."""
-        ...
-
-    async def delete(self, task_id: str) -> None:
-        """Forget a task, or raise StreamExpiredError."""
-        ...
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        ...
 
 
 class ServiceBackend:
@@ -212,3 +194,41 @@ def _error_for(response: httpx.Response, answer: dict[str, Any], url: str) -> Ex
             )
         case _:
             return StoreError(message)
+
+
+class HttpSource:
+    """Events from a webhook app's own `GET /api/tasks/stream`, which replays by itself."""
+
+    def __init__(self, base_url: str, client: httpx.AsyncClient) -> None:
+        self._url = f"{base_url}/api/tasks/stream"
+        self._client = client
+
+    async def open(self, task_id: str, *, after: Cursor) -> AsyncIterator[TaskEvent]:
+        """See `EventSource.open`."""
+        headers = {} if after == START else {"Last-Event-ID": str(after)}
+        try:
+            async with aconnect_sse(
+                self._client,
+                "GET",
+                self._url,
+                params={"taskId": task_id},
+                headers=headers,
+                timeout=SSE_TIMEOUT,
+            ) as source:
+                if source.response.status_code == 204:
+                    return
+                if source.response.status_code == 404:
+                    raise expired(task_id, cursor=after)
+                await check_answer(source.response, "api_key")
+                source.response.encoding = "utf-8"  # as SSE is; a server may name any codec
+                async for frame in source.aiter_sse():
+                    yield decode_frame(frame.data, frame.id)
+        except (*TRANSPORT_ERRORS, SSEError, ValueError) as exc:
+            raise StreamError(
+                f"The event stream was lost: {describe_foreign(exc)}",
+                task_id=task_id,
+                cursor=str(after),
+            ) from exc
+        raise StreamError(
+            f"The event stream was closed by {self._url}.", task_id=task_id, cursor=str(after)
+        )

@@ -5,84 +5,34 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
-import sys
 import threading
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
-from urllib.parse import urlsplit
 
-from longtask_kit.client.http_api import Backend, HttpBackend, ServiceBackend
-from longtask_kit.client.loop import new_event_loop, run_loop
+from longtask_kit.client.http_api import ServiceBackend
+from longtask_kit.client.loop import run_loop
 from longtask_kit.client.task import Task
 from longtask_kit.errors import ConfigError, StoreError, SubmitError
 from longtask_kit.log.events import STATUSES
-from longtask_kit.settings import CLIENT_NAMES, Settings, check_secret, check_url
-from longtask_kit.submit.tasks import TaskSpec
+from longtask_kit.submit.spec import TaskSpec
+from longtask_kit.transport import new_event_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from concurrent.futures import Future
     from types import TracebackType
 
+    from longtask_kit.client.door import Backend
     from longtask_kit.log.events import Status
-    from longtask_kit.server.openai import Handler
+    from longtask_kit.server.handlers import Handler
     from longtask_kit.server.serve import ServedApp
+    from longtask_kit.settings import Settings
     from longtask_kit.widgets import TaskPanel
 
 _Answer = TypeVar("_Answer")
-_HOSTED_NAMES = ("QSTASH_TOKEN", "UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN")
 _open_kits: weakref.WeakSet[Kit] = weakref.WeakSet()
-
-
-def connect(
-    url: str | None = None,
-    *,
-    api_key: str | None = None,
-    settings: Settings | None = None,
-    quiet: bool = False,
-) -> Kit:
-    """Return a kit, and say in one line which services it talks to.
-
-    With `url`, only the HTTP API of a webhook app is used. Else, when the Upstash variables are
-    set in the environment or `.env`, the services they name; when none is, the local stack, which
-    is started or joined.
-
-    Args:
-        url: Base URL of a webhook app, e.g. `https://app.example.com`.
-        api_key: Its `LONGTASK_API_KEY`, if it has one; only with `url`.
-        settings: Instead of the environment.
-        quiet: Print nothing.
-
-    Raises:
-        ConfigError: Some of the names are set, others are missing.
-        LocalStackError: The local stack could not start; the message says the cure.
-    """
-    if url is not None:
-        return _announce(_open_http_kit(url, api_key), quiet)
-    if api_key is not None:
-        raise ConfigError("`api_key` goes with a URL: connect('https://…', api_key=…).")
-    settings = settings or Settings()
-    if is_hosted(settings):
-        settings.require(*CLIENT_NAMES)
-        return _announce(_open_kit(settings, describe(settings)), quiet)
-
-    from longtask_kit.local.stack import LocalStack
-
-    stack = LocalStack.join_or_start()
-
-    def revive() -> Settings | None:
-        nonlocal stack
-        ended, stack = stack, LocalStack.join_or_start()
-        return None if stack.pid == ended.pid else stack.settings
-
-    return _announce(_open_kit(stack.settings, LocalStack.DESCRIPTION, revive), quiet)
-
-
-def is_hosted(settings: Settings) -> bool:
-    """Tell whether the environment names services, so that no local stack is needed."""
-    return any(settings.find(name) is not None for name in _HOSTED_NAMES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,38 +310,6 @@ class Kit:
         except BaseException:  # an Interrupt ends the wait, and then nobody wants the result
             future.cancel()
             raise
-
-
-def _open_http_kit(url: str, api_key: str | None) -> Kit:
-    try:
-        base_url = check_url(url)
-    except ValueError as exc:
-        raise ConfigError(f"connect(url): {exc}.") from exc
-    try:
-        if api_key is not None:
-            api_key = api_key.strip()
-            check_secret(api_key)
-    except ValueError as exc:
-        raise ConfigError(f"connect(…, api_key=…): the key {exc}.") from exc
-    return Kit(lambda: HttpBackend(base_url, api_key=api_key), f"HTTP API at {base_url}")
-
-
-def _open_kit(
-    settings: Settings, description: str, revive: Callable[[], Settings | None] | None = None
-) -> Kit:
-    return Kit(lambda: ServiceBackend(settings), description, settings=settings, revive=revive)
-
-
-def describe(settings: Settings) -> str:
-    """Name the services that settings lead to, without a secret."""
-    queue, redis = urlsplit(settings.qstash_url), urlsplit(settings.upstash_redis_rest_url or "")
-    return f"QStash {queue.netloc}, Redis {redis.netloc}, webhook {settings.base_url}"
-
-
-def _announce(kit: Kit, quiet: bool) -> Kit:
-    if not quiet:
-        sys.stdout.write(f"longtask_kit: {kit.description}\n")
-    return kit
 
 
 @atexit.register

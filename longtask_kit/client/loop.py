@@ -6,16 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from longtask_kit.client.http_api import Backend
-
-
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """Return uvloop's, which takes less CPU, where there is one."""
-    try:
-        import uvloop
-    except ImportError:  # there is none for Windows
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
+    from longtask_kit.client.door import Backend
 
 
 def run_loop(loop: asyncio.AbstractEventLoop, backends: list[Backend]) -> None:

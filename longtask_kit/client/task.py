@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping
     from concurrent.futures import Future
 
-    from longtask_kit.client.http_api import Backend
-    from longtask_kit.log.events import Status, TaskEvent, Transcript, Usage
+    from longtask_kit.client.door import Backend
+    from longtask_kit.log.events import Status, TaskEvent, Usage
     from longtask_kit.log.record import TaskRecord
+    from longtask_kit.log.transcript import Transcript
 
 _CATCH_UP_S = 10.0
 _Answer = TypeVar("_Answer")

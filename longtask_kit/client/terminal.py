@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import re
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
 from longtask_kit.log.events import to_wire
+from longtask_kit.log.text import make_printable, to_json_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from longtask_kit.client.task import Task
-    from longtask_kit.log.events import TaskEvent, Transcript
+    from longtask_kit.log.events import TaskEvent
+    from longtask_kit.log.transcript import Transcript
 
 STATUS_STYLES = {
     "pending": "yellow",
@@ -29,19 +29,6 @@ STATUS_STYLES = {
     "cancelled": "dim",
 }
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
-# C0 and C1 controls but tab and line feed: escape sequences of a model must not reach a terminal.
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-
-
-def make_printable(text: str) -> str:
-    """Return text without control characters and direction overrides: a model's text is data."""
-    return _CONTROLS.sub("", text)
-
-
-def to_json_line(wire: dict[str, Any]) -> str:
-    """Return a line of JSON with control characters escaped, so that no terminal obeys them."""
-    text = json.dumps(wire, ensure_ascii=False)
-    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n"
 
 
 def print_json_events(task: Task) -> None:

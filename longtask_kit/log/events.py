@@ -9,9 +9,12 @@ it is an *SSE frame*: an `id:` line and one `data:` line of JSON, without an `ev
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, get_args
+
+from longtask_kit.log.text import make_valid_text
 
 EventType = Literal["connected", "status", "start", "content", "end", "error", "cancelled"]
 Status = Literal["pending", "running", "retrying", "completed", "failed", "cancelled"]
@@ -117,15 +120,6 @@ class TaskEvent:
     def is_terminal(self) -> bool:
         """Whether nothing follows this event."""
         return self.type in TERMINAL_TYPES
-
-
-def make_valid_text(text: str) -> str:
-    """Return text that can be encoded: half a surrogate pair becomes U+FFFD."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
 
 
 # -- the log entry ------------------------------------------------------------------------------
@@ -264,68 +258,48 @@ def from_ms(milliseconds: int) -> datetime:
 # -- the fold -----------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class Transcript:
-    """What a task looks like after the events so far: `apply` each one in order.
+_PIECES = "p"
 
-    A `start` of a higher attempt clears the text: a retried run starts over.
+
+_PIECE = re.compile(r"([0-9]+) (-?[0-9]+)(?: ([0-9]+))?")
+
+
+_PIECES_LISTED = re.compile(f"{_PIECE.pattern}(?:,{_PIECE.pattern})*")
+
+
+def expand_entry(entry: list[str], *, after: Cursor) -> list[TaskEvent]:
+    """Read an entry of a log, merged or not: its events after a cursor.
+
+    Raises:
+        ValueError: It is not an entry of ours, or its pieces don't add up.
     """
+    merged = decode_entry(entry)
+    names = entry[1::2]
+    if _PIECES not in names:
+        return [merged]
+    listed = entry[2::2][names.index(_PIECES)]
+    text = merged.data.encode()
+    pieces = _read_pieces(listed)
+    seq = merged.cursor.seq - len(pieces)
+    if merged.type != "content" or seq < 0 or sum(length for length, *_ in pieces) != len(text):
+        raise ValueError(f"expected {len(text)} bytes of text in pieces, got {listed[:80]!r}")
+    time_ms = to_ms(merged.time) - sum(gap_ms for _, gap_ms, _ in pieces)
+    events: list[TaskEvent] = []
+    at = 0
+    for length, gap_ms, tokens in pieces:
+        seq, start, at, time_ms = seq + 1, at, at + length, time_ms + gap_ms
+        cursor = Cursor(merged.cursor.attempt, seq)
+        if cursor > after:
+            data, time = text[start:at].decode(), from_ms(time_ms)
+            events.append(
+                TaskEvent(type="content", cursor=cursor, time=time, data=data, tokens=tokens)
+            )
+    return events
 
-    status: Status = "pending"
-    attempt: int = 0
-    error: str | None = None
-    code: str | None = None
-    usage: Usage | None = None
-    finish_reason: str | None = None
-    tokens: int = 0
-    cursor: Cursor = START
-    began: datetime | None = None
-    updated: datetime | None = None
-    started: datetime | None = None
-    first_token: datetime | None = None
-    ended: datetime | None = None
-    _chunks: list[str] = field(default_factory=list)
 
-    @property
-    def text(self) -> str:
-        """The text of the latest attempt so far."""
-        return "".join(self._chunks)
-
-    @property
-    def is_terminal(self) -> bool:
-        """Whether the task has ended."""
-        return self.ended is not None
-
-    def apply(self, event: TaskEvent) -> None:
-        """Take one event in; cursors must come in increasing order."""
-        self.cursor = max(self.cursor, event.cursor)
-        self.began, self.updated = self.began or event.time, event.time
-        match event.type:
-            case "status":
-                self.status = event.data  # type: ignore[assignment]  # one of ours, by contract
-                if event.data == "pending":  # retried by hand: the end before was none
-                    self.ended = None
-                self.error, self.code = event.error, event.code
-            case "start":
-                self._restart(int(event.data), event.time)
-            case "content":
-                self.first_token = self.first_token or event.time
-                self.tokens += event.tokens
-                self._chunks.append(event.data)
-            case "end":
-                self._end("completed", event)
-                self.usage, self.finish_reason = event.usage, event.finish_reason
-            case "error":
-                self._end("failed", event)
-                self.error, self.code = event.data, event.code
-            case "cancelled":
-                self._end("cancelled", event)
-
-    def _restart(self, attempt: int, time: datetime) -> None:
-        self.attempt, self.started, self.status = attempt, time, "running"
-        self.first_token = self.ended = self.error = self.code = None
-        self.tokens = 0
-        self._chunks.clear()
-
-    def _end(self, status: Status, event: TaskEvent) -> None:
-        self.status, self.ended = status, event.time
+def _read_pieces(listed: str) -> list[tuple[int, int, int]]:
+    """Return each piece's bytes, milliseconds since the one before, and tokens."""
+    if not _PIECES_LISTED.fullmatch(listed):
+        raise ValueError(f"expected pieces like '5 0,6 20', got {listed[:80]!r}")
+    found = _PIECE.findall(listed)
+    return [(int(length), int(gap_ms), int(tokens or 1)) for length, gap_ms, tokens in found]

@@ -21,14 +21,13 @@ from upstash_redis.asyncio import Redis
 from upstash_redis.errors import UpstashError
 
 from longtask_kit.errors import StoreError, StoreRefusedError, describe_foreign
-from longtask_kit.log.compaction import expand_entry
 from longtask_kit.log.events import (
     Cursor,
     EventType,
     Status,
     TaskEvent,
     encode_entry,
-    make_valid_text,
+    expand_entry,
     to_ms,
 )
 from longtask_kit.log.keys import (
@@ -53,6 +52,7 @@ from longtask_kit.log.record import (
     read_listed,
     read_record,
 )
+from longtask_kit.log.text import make_valid_text
 from longtask_kit.settings import direct_connection, secret
 from longtask_kit.transport import TRANSPORT_ERRORS, open_client
 

@@ -12,23 +12,17 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
-from httpx_sse import SSEError, aconnect_sse
-
 from longtask_kit.errors import (
     StoreError,
     StreamError,
     StreamExpiredError,
     StreamSilentError,
-    describe_foreign,
 )
-from longtask_kit.log.events import START, Cursor, TaskEvent, decode_frame
-from longtask_kit.log.news import SSE_TIMEOUT, News, NewsHub, check_answer
-from longtask_kit.transport import TRANSPORT_ERRORS
+from longtask_kit.log.events import START, Cursor, TaskEvent
+from longtask_kit.log.news import News, NewsHub
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    import httpx
 
     from longtask_kit.log.store import Store
     from longtask_kit.settings import Settings
@@ -186,44 +180,6 @@ class RedisSource:
         if was_lost or record.is_over:  # its end may have come between the two readings
             return await self._store.read_log(task_id, after=after) or None
         return events
-
-
-class HttpSource:
-    """Events from a webhook app's own `GET /api/tasks/stream`, which replays by itself."""
-
-    def __init__(self, base_url: str, client: httpx.AsyncClient) -> None:
-        self._url = f"{base_url}/api/tasks/stream"
-        self._client = client
-
-    async def open(self, task_id: str, *, after: Cursor) -> AsyncIterator[TaskEvent]:
-        """See `EventSource.open`."""
-        headers = {} if after == START else {"Last-Event-ID": str(after)}
-        try:
-            async with aconnect_sse(
-                self._client,
-                "GET",
-                self._url,
-                params={"taskId": task_id},
-                headers=headers,
-                timeout=SSE_TIMEOUT,
-            ) as source:
-                if source.response.status_code == 204:
-                    return
-                if source.response.status_code == 404:
-                    raise expired(task_id, cursor=after)
-                await check_answer(source.response, "api_key")
-                source.response.encoding = "utf-8"  # as SSE is; a server may name any codec
-                async for frame in source.aiter_sse():
-                    yield decode_frame(frame.data, frame.id)
-        except (*TRANSPORT_ERRORS, SSEError, ValueError) as exc:
-            raise StreamError(
-                f"The event stream was lost: {describe_foreign(exc)}",
-                task_id=task_id,
-                cursor=str(after),
-            ) from exc
-        raise StreamError(
-            f"The event stream was closed by {self._url}.", task_id=task_id, cursor=str(after)
-        )
 
 
 def is_next(seen: Cursor, cursor: Cursor) -> bool:

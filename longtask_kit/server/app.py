@@ -7,29 +7,24 @@ in one process.
 
 import contextlib
 import inspect
-import json
 import time
-from base64 import b64decode
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, FastAPI, Query, Request, params
+from fastapi import APIRouter, FastAPI, Request, params
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from longtask_kit.errors import ConfigError, SignatureError, StoreError
-from longtask_kit.log.keys import is_task_id
-from longtask_kit.log.record import Busy
-from longtask_kit.server.attempt import Answer, busy, refuse, run_delivery
+from longtask_kit.errors import ConfigError, StoreError
+from longtask_kit.server.deliveries import DeliveriesApi
+from longtask_kit.server.handlers import Handler
 from longtask_kit.server.http_edge import (
-    BadRequestError,
     ErrorAnswer,
     TaskRoute,
     error_response,
     refusals,
 )
-from longtask_kit.server.openai import Handler
 from longtask_kit.server.services import Services
 from longtask_kit.server.tasks_api import create_tasks_router
 from longtask_kit.settings import (
@@ -40,8 +35,6 @@ from longtask_kit.settings import (
     Settings,
     is_loopback,
 )
-from longtask_kit.submit.queue import verify_signature
-from longtask_kit.submit.tasks import TaskSpec
 
 _HEALTH_TTL_S = 5.0
 
@@ -129,7 +122,7 @@ def create_router(
         finally:
             await services.aclose()
 
-    queue, health = _QueueApi(services), _HealthApi(services)
+    queue, health = DeliveriesApi(services), _HealthApi(services)
     router = APIRouter(route_class=TaskRoute, lifespan=lifespan)
     router.include_router(create_tasks_router(services, dependencies))
     add = router.add_api_route
@@ -173,105 +166,6 @@ def _check_handlers(handlers: Mapping[str, Handler]) -> None:
 
 
 # -- /api/qstash --------------------------------------------------------------------------------
-
-
-class _QueueApi:
-    """What the queue calls; nothing is read or written before the signature is checked."""
-
-    def __init__(self, services: Services) -> None:
-        self._services = services
-        self._settings = services.settings
-
-    async def webhook(self, request: Request) -> JSONResponse:
-        """Run the task's next attempt to its end; the answer tells the queue whether to retry."""
-        payload = await self._read_delivery(request, self._settings.webhook_url)
-        task_id = payload.get("taskId")
-        if not (isinstance(task_id, str) and is_task_id(task_id)):
-            return _respond(refuse('The body holds no "taskId".'))
-        delivery_id = request.headers.get("upstash-message-id", "")
-        return _respond(await self._run(task_id, delivery_id))
-
-    async def failure(self, request: Request) -> JSONResponse:
-        """Mark a task failed whose retries are used up, so that a reader never waits for ever."""
-        payload = await self._read_delivery(request, self._settings.failure_url)
-        try:
-            task_id = json.loads(b64decode(payload["sourceBody"]))["taskId"]
-        except (KeyError, TypeError, ValueError, RecursionError):
-            return _respond(refuse("The body holds no task: not a failure callback of ours."))
-        return _respond(await self._settle_failed(str(task_id), payload))
-
-    async def run_unsigned(
-        self,
-        request: Request,
-        task_id: Annotated[str, Query(alias="taskId")] = "",
-        prompt: str = "",
-    ) -> JSONResponse:
-        """Run a task without queue and signature; 405 unless `LONGTASK_DEV=1`, loopback only."""
-        if not (self._settings.dev and _is_from_this_machine(request)):
-            raise BadRequestError("Only with LONGTASK_DEV=1, from this machine.", status_code=405)
-        if not is_task_id(task_id):
-            raise BadRequestError('"taskId" must be task_ and 8 to 64 letters, digits, - or _.')
-        store = (await self._services.open()).store
-        if await store.read_task(task_id) is None:
-            await store.create(task_id, TaskSpec(prompt=prompt).to_wire())
-        return _respond(await self._run(task_id, "development"))
-
-    async def _run(self, task_id: str, delivery_id: str) -> Answer:
-        opened = await self._services.open()
-        return await run_delivery(
-            task_id,
-            delivery_id=delivery_id,
-            store=opened.store,
-            publisher=opened.publisher,
-            handlers=opened.handlers,
-        )
-
-    async def _read_delivery(self, request: Request, url: str) -> dict[str, Any]:
-        body = await request.body()
-        signatures = request.headers.getlist("upstash-signature")
-        if len(signatures) > 1:
-            raise SignatureError("More than one Upstash-Signature header.")
-        # The URL comes from the configuration: a forwarded Host header is the client's to choose.
-        signature = signatures[0] if signatures else ""
-        verify_signature(signature=signature, body=body, url=url, settings=self._settings)
-        try:
-            payload = json.loads(body)
-        except (ValueError, RecursionError):
-            payload = None
-        return payload if isinstance(payload, dict) else {}
-
-    async def _settle_failed(self, task_id: str, payload: dict[str, Any]) -> Answer:
-        store = (await self._services.open()).store
-        record = await store.read_task(task_id)
-        cause = record.error if record and record.error else f"answer {payload.get('status')}"
-        reason = f"All {int(payload.get('retried', 0)) + 1} deliveries failed; the last: {cause}"
-        outcome = await store.settle(
-            task_id,
-            "failed",
-            reason=reason,
-            code="retries_exhausted",
-            delivery_id=str(payload.get("sourceMessageId") or ""),
-        )
-        if isinstance(outcome, Busy):  # the queue gave up on an attempt that still streams
-            return busy(task_id, outcome.left_s)
-        return Answer(200, {"taskId": task_id, "status": "failed"})
-
-
-def _is_from_this_machine(request: Request) -> bool:
-    """Tell whether a person at this machine sent it: no proxy, no web page of somebody else's."""
-    headers = request.headers
-    client = request.client.host if request.client else ""
-    # Behind a proxy or tunnel every caller seems local, or says so itself.
-    is_direct = not {"forwarded", "x-forwarded-for", "x-real-ip"} & set(headers.keys())
-    # Any page may make its visitor's browser send a GET, an <img> is enough; or, by DNS rebinding,
-    # let its own name lead here.
-    is_own_page = headers.get("sec-fetch-site") in (None, "none", "same-origin")
-    is_own_name = is_loopback(f"//{headers.get('host', '')}")
-    return client in ("127.0.0.1", "::1") and is_direct and is_own_page and is_own_name
-
-
-def _respond(answer: Answer) -> JSONResponse:
-    return JSONResponse(answer.body, answer.status_code, answer.headers)
 
 
 class _HealthApi:

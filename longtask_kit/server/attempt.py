@@ -16,11 +16,11 @@ from longtask_kit.errors import (
     StoreError,
     SubmitError,
 )
-from longtask_kit.log.events import make_valid_text
 from longtask_kit.log.record import Begun, Busy, CancelPending, Done, Gone
-from longtask_kit.server.openai import Handler, Outcome, TaskContext
+from longtask_kit.log.text import make_valid_text
+from longtask_kit.server.handlers import Handler, Outcome, TaskContext
 from longtask_kit.server.writer import AttemptStopped, AttemptWriter, Publisher
-from longtask_kit.submit.tasks import TaskSpec
+from longtask_kit.submit.spec import TaskSpec
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping

@@ -23,7 +23,7 @@ from longtask_kit.errors import (
     SubmitError,
 )
 from longtask_kit.settings import is_loopback
-from longtask_kit.submit.tasks import MAX_PROMPT_CHARS, MAX_TOKENS_RANGE, TEMPERATURE_RANGE
+from longtask_kit.submit.spec import MAX_PROMPT_CHARS, MAX_TOKENS_RANGE, TEMPERATURE_RANGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping

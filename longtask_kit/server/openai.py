@@ -1,48 +1,26 @@
-"""Handlers: what an attempt runs. The OpenAI stream is one; any async generator is another.
-
-A handler takes a `TaskContext` and yields text deltas (`str`), at the end optionally an `Outcome`.
-It raises `RetryableError` when a later attempt may succeed, `NonRetryableError` when none can.
-"""
+"""The built-in handler: a request, the stream's bytes to deltas, errors to retry or not."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import json
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from longtask_kit.errors import NonRetryableError, RetryableError
-from longtask_kit.log.events import Usage, make_valid_text
+from longtask_kit.log.events import Usage
+from longtask_kit.log.text import make_valid_text
+from longtask_kit.server.handlers import Outcome, TaskContext
 from longtask_kit.settings import direct_connection, secret
 from longtask_kit.transport import NO_LIMIT, TRANSPORT_ERRORS, has_socks_proxy, let_die_with_loop
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from openai import AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError
 
     from longtask_kit.settings import Settings
-    from longtask_kit.submit.tasks import TaskSpec
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskContext:
-    """What a handler gets: the task, which attempt this is, and what to run."""
-
-    task_id: str
-    attempt: int
-    spec: TaskSpec
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What a handler may yield last: token counts and the reason the model stopped."""
-
-    usage: Usage | None = None
-    finish_reason: str | None = None
-
-
-Handler = Callable[[TaskContext], AsyncIterator[str | Outcome]]
+    from longtask_kit.submit.spec import TaskSpec
 
 
 class OpenAIHandler:

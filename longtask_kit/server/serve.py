@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from longtask_kit.client.loop import new_event_loop
 from longtask_kit.errors import ConfigError
 from longtask_kit.server.app import create_app
 from longtask_kit.server.http_edge import LoopbackHostsOnly
 from longtask_kit.settings import Settings, is_loopback
+from longtask_kit.transport import new_event_loop
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from starlette.types import ASGIApp
 
-    from longtask_kit.server.openai import Handler
+    from longtask_kit.server.handlers import Handler
 
 STOP_GRACE_S = 3  # open streams and attempts get this long to end; an attempt is then redelivered
 

@@ -18,7 +18,7 @@ from longtask_kit.submit.queue import Queue
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from longtask_kit.server.openai import Handler
+    from longtask_kit.server.handlers import Handler
     from longtask_kit.settings import Settings
 
 

@@ -13,11 +13,12 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request, params
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.responses import Response
 
-from longtask_kit.log.events import START, Cursor, Status, Transcript, encode_frame
+from longtask_kit.log.events import START, Cursor, Status, encode_frame
 from longtask_kit.log.keys import is_task_id
 from longtask_kit.log.record import TaskRecord
 from longtask_kit.log.store import Store
 from longtask_kit.log.subscribe import expired, follow
+from longtask_kit.log.transcript import Transcript
 from longtask_kit.server.http_edge import (
     BadRequestError,
     StartRequest,
@@ -28,7 +29,8 @@ from longtask_kit.server.http_edge import (
 from longtask_kit.server.services import Services
 from longtask_kit.server.sse import SSE_DOCUMENTED, SseResponse
 from longtask_kit.settings import secret
-from longtask_kit.submit.tasks import TaskSpec, cancel_task, delete_task, retry_task, submit_task
+from longtask_kit.submit.spec import TaskSpec
+from longtask_kit.submit.tasks import cancel_task, delete_task, retry_task, submit_task
 
 # Also what makes /docs offer to send the key.
 _Bearer = Annotated[

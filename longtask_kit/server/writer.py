@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from longtask_kit.errors import StoreError, StoreRefusedError
-from longtask_kit.log.events import Usage, encode_entry, make_valid_text
+from longtask_kit.log.events import Usage, encode_entry
 from longtask_kit.log.record import Append
+from longtask_kit.log.text import make_valid_text
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -1,4 +1,4 @@
-"""QStash through its official SDK: publish, cancel, dead letters, and whose delivery this is."""
+"""QStash through its official SDK: publish, cancel, signing keys."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ import json
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx
-from qstash import AsyncQStash, Receiver
+from qstash import AsyncQStash
 from qstash.errors import (
     DailyMessageLimitExceededError,
     QStashError,
     RateLimitExceededError,
 )
-from qstash.errors import SignatureError as ForeignSignatureError
 
 from longtask_kit.errors import (
     ConfigError,
     QuotaError,
-    SignatureError,
     SubmitError,
     describe_foreign,
 )
-from longtask_kit.settings import SIGNING_NAMES, direct_connection, secret
+from longtask_kit.settings import direct_connection, secret
 from longtask_kit.transport import TRANSPORT_ERRORS, open_client
 
 if TYPE_CHECKING:
@@ -139,33 +137,3 @@ class Queue:
                 "Check QSTASH_TOKEN and QSTASH_URL."
             ) from exc
         return keys.current, keys.next
-
-
-def verify_signature(*, signature: str, body: bytes, url: str, settings: Settings) -> None:
-    """Check that a delivery is from the queue, for this URL, with this body, and not too old.
-
-    Args:
-        signature: The `Upstash-Signature` header; empty when there was none.
-        body: The raw body.
-        url: The URL the queue was told to call; never taken from the request.
-        settings: Holds the current and the next signing key.
-
-    Raises:
-        SignatureError: It is not. The message does not quote the signature.
-    """
-    if not signature:
-        raise SignatureError("The Upstash-Signature header is missing.")
-    keys = [getattr(settings, name.lower()) for name in SIGNING_NAMES]
-    if not all(keys):
-        raise SignatureError("No signing keys are configured, so no delivery can be trusted.")
-    receiver = Receiver(*map(secret, keys))
-    try:
-        receiver.verify(signature=signature, body=body.decode(), url=url)
-    except UnicodeDecodeError as exc:
-        raise SignatureError("The body is not UTF-8.") from exc
-    except (ForeignSignatureError, KeyError, ValueError, AttributeError, TypeError) as exc:
-        # KeyError and AttributeError: the SDK reads claims that a forged token may lack.
-        raise SignatureError(
-            "The signature does not match: wrong key, other URL or body, or expired. "
-            f"LONGTASK_BASE_URL makes the expected URL {url}"
-        ) from exc

@@ -10,7 +10,8 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from IPython.utils.text import FullEvalFormatter
 
-from longtask_kit.client.kit import Kit, connect
+from longtask_kit.client.connect import connect
+from longtask_kit.client.kit import Kit
 from longtask_kit.client.task import Task
 from longtask_kit.errors import LongTaskError, SubmitError
 from longtask_kit.widgets.display import display_task

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import anywidget
 import traitlets
 
-from longtask_kit.cures import find_cure
-from longtask_kit.errors import LongTaskError
+from longtask_kit.errors import LongTaskError, find_cure
 from longtask_kit.log.events import TERMINAL_STATUSES
 from longtask_kit.widgets.pace import Pace
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from longtask_kit.client.task import Task
-    from longtask_kit.log.events import Transcript
+    from longtask_kit.log.transcript import Transcript
 
 _STATIC = Path(__file__).parent / "static"
 

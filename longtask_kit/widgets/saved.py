@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from markdown_it import MarkdownIt
 
-from longtask_kit.client.terminal import make_printable
-from longtask_kit.cures import find_cure
+from longtask_kit.errors import find_cure
+from longtask_kit.log.text import make_printable
 
 if TYPE_CHECKING:
-    from longtask_kit.log.events import Transcript
+    from longtask_kit.log.transcript import Transcript
 
 _BOX = (
     "border-left:3px solid {color};padding:.1em 0 .1em 1em;margin:.3em 0;line-height:1.55;"

@@ -26,7 +26,7 @@ from tests.benchmarks.workbench import Answer, ask_model, ask_task, check_same_t
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
-    from longtask_kit.server.openai import TaskContext
+    from longtask_kit.server.handlers import TaskContext
     from tests.benchmarks.workbench import Workbench
 
     Benchmark = Callable[[Workbench], list[Row]]

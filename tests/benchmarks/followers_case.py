@@ -15,7 +15,7 @@ from longtask_kit import connect
 from longtask_kit.log.keys import new_task_id
 from longtask_kit.log.store import Store
 from longtask_kit.submit.queue import Queue
-from longtask_kit.submit.tasks import TaskSpec
+from longtask_kit.submit.spec import TaskSpec
 from tests.benchmarks.load import Reading
 from tests.benchmarks.measure import Row, percentile
 from tests.benchmarks.place import open_place, read_process_cpu_s, serve_app

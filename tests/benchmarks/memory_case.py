@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from longtask_kit import connect
 from longtask_kit.log.keys import new_task_id
 from longtask_kit.log.store import Store
-from longtask_kit.submit.tasks import TaskSpec
+from longtask_kit.submit.spec import TaskSpec
 from tests.benchmarks.followers_case import open_readers
 from tests.benchmarks.measure import Row
 from tests.benchmarks.place import (

@@ -13,7 +13,7 @@ from longtask_kit.log.keys import new_task_id
 from longtask_kit.log.record import TaskRecord
 from longtask_kit.log.store import Store
 from longtask_kit.settings import secret
-from longtask_kit.submit.tasks import TaskSpec
+from longtask_kit.submit.spec import TaskSpec
 
 HTTP = httpx.Client(timeout=60, limits=httpx.Limits(max_connections=None))
 

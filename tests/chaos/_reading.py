@@ -7,10 +7,11 @@ from contextlib import AbstractAsyncContextManager
 import httpx
 
 import longtask_kit as lt
+from longtask_kit.client.http_api import HttpSource
 from longtask_kit.local.model.prose import split_tokens, write_long_reply, write_reply
 from longtask_kit.log.events import START, Cursor, TaskEvent
 from longtask_kit.log.store import Store
-from longtask_kit.log.subscribe import EventSource, HttpSource, RedisSource, follow
+from longtask_kit.log.subscribe import EventSource, RedisSource, follow
 
 
 def model_tokens(prompt: str, *, max_tokens: int = 1000, is_long: bool = False) -> list[str]:

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.types import Send
 
 import longtask_kit as lt
-from longtask_kit.server.openai import Handler
+from longtask_kit.server.handlers import Handler
 from tests.chaos._reading import model_tokens
 from tests.serving import free_port, serve
 

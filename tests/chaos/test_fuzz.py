@@ -27,12 +27,14 @@ from schemathesis.specs.openapi.checks import (
 )
 
 import longtask_kit as lt
+from longtask_kit.client.http_api import HttpSource
 from longtask_kit.client.terminal import print_json_events, print_stream
 from longtask_kit.errors import LongTaskError
-from longtask_kit.log.events import START, TaskEvent, Transcript, decode_entry, decode_frame
+from longtask_kit.log.events import START, TaskEvent, decode_entry, decode_frame
 from longtask_kit.log.store import Store
-from longtask_kit.log.subscribe import EventSource, HttpSource, RedisSource, follow
-from longtask_kit.server.openai import TaskContext
+from longtask_kit.log.subscribe import EventSource, RedisSource, follow
+from longtask_kit.log.transcript import Transcript
+from longtask_kit.server.handlers import TaskContext
 from longtask_kit.widgets.saved import make_bundle
 from tests.chaos._deliveries import deliver, record_task
 from tests.chaos._fake_server import FakeServer, fake_server

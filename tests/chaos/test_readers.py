@@ -14,7 +14,7 @@ from longtask_kit.log import news, subscribe
 from longtask_kit.log.events import Cursor, TaskEvent
 from longtask_kit.log.keys import log_key, task_key
 from longtask_kit.settings import secret
-from longtask_kit.submit.tasks import TaskSpec
+from longtask_kit.submit.spec import TaskSpec
 from tests.chaos._reading import (
     BEHIND,
     SOURCES,

@@ -12,7 +12,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request, params
 
 import longtask_kit as lt
 from longtask_kit.log.keys import new_task_id
-from longtask_kit.server.openai import TaskContext
+from longtask_kit.server.handlers import TaskContext
 from tests.serving import free_port, serve
 from tests.wait import wait_until
 

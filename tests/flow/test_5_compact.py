@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from upstash_redis import Redis
 
 import longtask_kit as lt
-from longtask_kit.log.events import START, Cursor, Transcript
+from longtask_kit.log.events import START, Cursor
 from longtask_kit.log.keys import log_key, new_task_id, task_key
 from longtask_kit.log.record import Append, Begun, Settled
 from longtask_kit.log.store import Store
+from longtask_kit.log.transcript import Transcript
 from longtask_kit.server.attempt import Answer, run_delivery
 from longtask_kit.server.writer import Publisher
 from tests.flow.test_6_subscribe import read_frames

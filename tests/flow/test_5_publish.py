@@ -9,10 +9,11 @@ from pydantic import SecretStr
 from upstash_redis import Redis
 
 import longtask_kit as lt
-from longtask_kit.log.events import START, Transcript
+from longtask_kit.log.events import START
 from longtask_kit.log.keys import log_key, new_task_id
 from longtask_kit.log.record import Append, Begun, Busy, CancelPending, Done, Gone, Settled
 from longtask_kit.log.store import Store
+from longtask_kit.log.transcript import Transcript
 from longtask_kit.server.writer import AttemptStopped, Publisher
 from tests.proxy import proxy_to
 

@@ -14,11 +14,12 @@ from upstash_redis import Redis
 
 import longtask_kit as lt
 from longtask_kit.client.http_api import HttpBackend, ServiceBackend
-from longtask_kit.log.events import START, Cursor, TaskEvent, Transcript
+from longtask_kit.log.events import START, Cursor, TaskEvent
 from longtask_kit.log.keys import new_task_id
 from longtask_kit.log.store import Store
 from longtask_kit.log.subscribe import RedisSource, follow
-from longtask_kit.submit.tasks import TaskSpec
+from longtask_kit.log.transcript import Transcript
+from longtask_kit.submit.spec import TaskSpec
 from tests.proxy import proxy_to
 from tests.wait import wait_until
 

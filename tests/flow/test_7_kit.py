@@ -27,7 +27,7 @@ from starlette.responses import (
 from starlette.routing import Mount
 
 import longtask_kit as lt
-from longtask_kit.server.openai import Outcome, TaskContext
+from longtask_kit.server.handlers import Outcome, TaskContext
 from longtask_kit.settings import secret
 from tests.serving import serve
 from tests.wait import wait_until

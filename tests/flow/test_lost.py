@@ -12,7 +12,7 @@ from longtask_kit.log.record import Begun, Done
 from longtask_kit.log.store import Store
 from longtask_kit.server.services import Services
 from longtask_kit.submit.queue import Queue
-from longtask_kit.submit.tasks import TaskSpec
+from longtask_kit.submit.spec import TaskSpec
 from tests.wait import wait_until
 
 pytestmark = pytest.mark.anyio

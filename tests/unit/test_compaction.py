@@ -6,8 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longtask_kit.log.compaction import expand_entry
-from longtask_kit.log.events import START, Cursor, TaskEvent, decode_entry, from_ms, to_ms
+from longtask_kit.log.events import (
+    START,
+    Cursor,
+    TaskEvent,
+    decode_entry,
+    expand_entry,
+    from_ms,
+    to_ms,
+)
 
 examples = settings(deadline=None, max_examples=80)
 

@@ -21,7 +21,6 @@ from longtask_kit.log.events import (
     Cursor,
     EventType,
     TaskEvent,
-    Transcript,
     Usage,
     decode_entry,
     decode_frame,
@@ -31,6 +30,7 @@ from longtask_kit.log.events import (
     to_ms,
     to_wire,
 )
+from longtask_kit.log.transcript import Transcript
 
 examples = settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 

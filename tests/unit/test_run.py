@@ -19,16 +19,17 @@ from hypothesis import strategies as st
 from openai._streaming import SSEDecoder
 
 from longtask_kit.errors import NonRetryableError, RetryableError
-from longtask_kit.log.events import Usage, make_valid_text
+from longtask_kit.log.events import Usage
+from longtask_kit.log.text import make_valid_text
+from longtask_kit.server.handlers import Outcome
 from longtask_kit.server.openai import (
-    Outcome,
     _adapt_request,
     _build_request,
     decode_stream,
     map_model_error,
     parse_retry_after,
 )
-from longtask_kit.submit.tasks import TaskSpec
+from longtask_kit.submit.spec import TaskSpec
 
 examples = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
@@ -556,8 +557,9 @@ _FIRST_ATTEMPT = """
 import asyncio, sys, threading
 import longtask_kit as lt
 import longtask_kit.server.app
-from longtask_kit.server.openai import OpenAIHandler, TaskContext
-from longtask_kit.submit.tasks import TaskSpec
+from longtask_kit.server.handlers import TaskContext
+from longtask_kit.server.openai import OpenAIHandler
+from longtask_kit.submit.spec import TaskSpec
 
 beside, on_the_loop = set(), set()
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from longtask_kit.errors import SubmitError
-from longtask_kit.submit.tasks import MAX_PROMPT_CHARS, TaskSpec
+from longtask_kit.submit.spec import MAX_PROMPT_CHARS, TaskSpec
 
 examples = settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from longtask_kit.client.terminal import _print_plain, make_printable
+from longtask_kit.client.terminal import _print_plain
 from longtask_kit.log.events import Cursor, TaskEvent
+from longtask_kit.log.text import make_printable
 
 examples = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 import longtask_kit as lt
-from longtask_kit.log.events import Transcript
+from longtask_kit.log.transcript import Transcript
 from longtask_kit.widgets.saved import make_bundle
 
 PAYLOADS = [
