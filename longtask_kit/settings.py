@@ -5,19 +5,14 @@ The names of the hosted services are the services' own; the kit's own begin with
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from longtask_kit.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 WEBHOOK_PATH = "/api/qstash/webhook"
 FAILURE_PATH = "/api/qstash/failure"
@@ -275,25 +270,6 @@ def is_loopback(url: str | None) -> bool:
         return url is not None and urlsplit(url).hostname in _LOOPBACK_HOSTS
     except ValueError:  # a Host header is whatever its sender likes
         return False
-
-
-@contextlib.contextmanager
-def direct_connection(url: str | None) -> Iterator[None]:
-    """Have HTTP clients that are made meanwhile ignore proxy variables if a URL is on this machine.
-
-    Clients read the variables when they are made, the SDKs have no argument for it, and a SOCKS
-    proxy would keep httpx from being made at all.
-    """
-    name = "no_proxy"  # wins over NO_PROXY, see urllib.request.getproxies_environment
-    before = os.environ.get(name)
-    if is_loopback(url):
-        os.environ[name] = "*"
-    try:
-        yield
-    finally:
-        os.environ.pop(name, None)
-        if before is not None:
-            os.environ[name] = before
 
 
 def secret(value: SecretStr | None) -> str:

@@ -18,7 +18,7 @@ from urllib.request import getproxies
 import aiohttp
 import httpx
 
-from longtask_kit.settings import direct_connection
+from longtask_kit.settings import is_loopback
 
 if TYPE_CHECKING:
     import ssl
@@ -34,15 +34,25 @@ def open_client(url: str | None, **options: Any) -> httpx.AsyncClient:  # noqa: 
         url: Of the service; on this machine no proxy stands between.
         options: Of `httpx.AsyncClient`.
     """
-    options["verify"] = _load_certificates(getenv("SSL_CERT_FILE"), getenv("SSL_CERT_DIR"))
-    with direct_connection(url):
-        if has_socks_proxy():
-            return httpx.AsyncClient(limits=httpx.Limits(max_connections=None), **options)
-        from httpx_aiohttp import HttpxAiohttpClient
+    options |= {
+        "verify": _load_certificates(getenv("SSL_CERT_FILE"), getenv("SSL_CERT_DIR")),
+        "trust_env": needs_proxy_variables(url),
+    }
+    if options["trust_env"] and has_socks_proxy():
+        return httpx.AsyncClient(limits=httpx.Limits(max_connections=None), **options)
+    from httpx_aiohttp import HttpxAiohttpClient
 
-        client = HttpxAiohttpClient(limits=httpx.Limits(max_connections=NO_LIMIT), **options)
+    client = HttpxAiohttpClient(limits=httpx.Limits(max_connections=NO_LIMIT), **options)
     let_die_with_loop(client)
     return client
+
+
+def needs_proxy_variables(url: str | None) -> bool:
+    """Tell whether a client of this URL reads the environment's proxies: not on this machine.
+
+    There they only harm: a SOCKS proxy would keep httpx from being made at all.
+    """
+    return not is_loopback(url)
 
 
 @cache

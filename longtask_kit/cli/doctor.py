@@ -15,11 +15,11 @@ from longtask_kit.settings import (
     SERVER_NAMES,
     WHERE,
     Settings,
-    direct_connection,
     is_loopback,
     secret,
 )
 from longtask_kit.submit.queue import Queue
+from longtask_kit.transport import TRANSPORT_ERRORS, open_client
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -151,11 +151,9 @@ async def _ask_webhook(settings: Settings) -> str:
 
 async def _get(url: str, name: str, headers: dict[str, str]) -> httpx.Response:
     try:
-        with direct_connection(url):
-            client = httpx.AsyncClient(timeout=10.0)
-        async with client:
+        async with open_client(url, timeout=10.0) as client:
             return await client.get(url, headers=headers)
-    except (httpx.HTTPError, httpx.InvalidURL) as exc:
+    except (*TRANSPORT_ERRORS, httpx.InvalidURL) as exc:
         raise ConfigError(
             f"{urlsplit(url).netloc} is not reachable ({type(exc).__name__}): check {name}, and "
             "whether it is up."

@@ -142,7 +142,7 @@ def list_tasks(
 ) -> None:
     """List tasks, newest first."""
     with _connect(quiet=True) as kit:
-        records = kit.ask(lambda backend: backend.list_tasks(limit=limit, status=None))
+        records = kit._door.ask(lambda backend: backend.list(limit=limit, status=None))
     if as_json:
         for record in records:
             sys.stdout.write(to_json_line(record.to_wire()))
@@ -153,7 +153,7 @@ def list_tasks(
     table.add_column("prompt", overflow="ellipsis", no_wrap=True, ratio=1)
     for record in records:
         status = Text(record.status, style=STATUS_STYLES[record.status])
-        prompt = make_printable(" ".join(str(record.spec.get("prompt", "")).split()))
+        prompt = make_printable(" ".join(str(record.wire.get("prompt", "")).split()))
         table.add_row(record.task_id, status, _age(record), str(record.attempt), Text(prompt))
     _Console().print(table if records else Text("no tasks yet", style="dim"))
 
@@ -169,7 +169,7 @@ def status(
         _show_place(as_json=as_json)
         return
     with _connect(quiet=True) as kit:
-        wire = kit.ask(lambda backend: backend.read_task(task_id)).to_wire()
+        wire = kit._door.ask(lambda backend: backend.read(task_id)).to_wire()
     if as_json:
         sys.stdout.write(to_json_line(wire))
         return

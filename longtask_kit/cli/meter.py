@@ -14,12 +14,10 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from longtask_kit.client.http_api import ServiceBackend
+from longtask_kit.client.door import Door, ServiceBackend
 from longtask_kit.client.kit import Kit
 from longtask_kit.errors import LongTaskError
 from longtask_kit.log.store import Store
-from longtask_kit.log.subscribe import RedisSource
-from longtask_kit.submit.queue import Queue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -191,13 +189,6 @@ class CountingStore(Store):
         return int(seconds) + int(microseconds) / 1e6
 
 
-class _CountingBackend(ServiceBackend):
-    def __init__(self, settings: Settings) -> None:
-        self.counting = self._store = CountingStore.open(settings)
-        self._queue = Queue.open(settings)
-        self._source = RedisSource(self._store, settings)
-
-
 class Meter:
     """A kit whose commands are counted, beside Redis' clock; a context manager.
 
@@ -208,12 +199,11 @@ class Meter:
 
     def __init__(self, settings: Settings, description: str) -> None:
         self._settings = settings
-        self.kit = Kit(self._open_backend, description, settings=settings)
+        self.kit = Kit(Door(self._open_backend, settings=settings), description)
 
-    def _open_backend(self) -> _CountingBackend:
-        backend = _CountingBackend(self._settings)
-        self._store = backend.counting
-        return backend
+    def _open_backend(self) -> ServiceBackend:
+        self._store = CountingStore.open(self._settings)
+        return ServiceBackend(self._settings, self._store)
 
     def run(
         self,
@@ -234,7 +224,7 @@ class Meter:
         Raises:
             LongTaskError: A task could not be submitted, failed, or had no text.
         """
-        offset_s, round_trip_s = self.kit.start(self._compare_clocks()).result()
+        offset_s, round_trip_s = self.kit._door.start(self._compare_clocks()).result()
         before, cpu_s, began = self._store.commands, time.process_time(), time.time()
 
         async def watch_all() -> list[TaskTimes]:

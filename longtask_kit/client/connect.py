@@ -6,7 +6,8 @@ import sys
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from longtask_kit.client.http_api import HttpBackend, ServiceBackend
+from longtask_kit.client.door import Door, ServiceBackend
+from longtask_kit.client.http_api import HttpBackend
 from longtask_kit.client.kit import Kit
 from longtask_kit.errors import ConfigError
 from longtask_kit.settings import CLIENT_NAMES, Settings, check_secret, check_url
@@ -78,13 +79,15 @@ def _open_http_kit(url: str, api_key: str | None) -> Kit:
             check_secret(api_key)
     except ValueError as exc:
         raise ConfigError(f"connect(…, api_key=…): the key {exc}.") from exc
-    return Kit(lambda: HttpBackend(base_url, api_key=api_key), f"HTTP API at {base_url}")
+    door = Door(lambda: HttpBackend(base_url, api_key=api_key))
+    return Kit(door, f"HTTP API at {base_url}")
 
 
 def _open_kit(
     settings: Settings, description: str, revive: Callable[[], Settings | None] | None = None
 ) -> Kit:
-    return Kit(lambda: ServiceBackend(settings), description, settings=settings, revive=revive)
+    door = Door(lambda: ServiceBackend(settings), settings=settings, revive=revive)
+    return Kit(door, description)
 
 
 def describe(settings: Settings) -> str:

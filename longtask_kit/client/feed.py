@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import logging
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
+from longtask_kit.errors import ConfigError, LongTaskError, StreamError
+from longtask_kit.log.subscribe import follow
 from longtask_kit.log.transcript import Transcript
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from longtask_kit.errors import LongTaskError
+    from longtask_kit.client.door import Door
     from longtask_kit.log.events import TaskEvent
 
 logger = logging.getLogger(__name__)
@@ -24,71 +27,159 @@ _Seen = TypeVar("_Seen")
 _TICK_S = 0.1  # ipykernel delivers an Interrupt only between two steps of a waiting coroutine
 
 
+class FeedState(enum.Enum):
+    """What is known of a task's events here."""
+
+    IDLE = "nobody has asked for them yet"
+    FOLLOWING = "they are taken in"
+    ENDED = "the last one has been taken in"
+    BROKEN = "reading them ended early; `error` says why"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come, unless somebody follows on."""
+        return self in (FeedState.ENDED, FeedState.BROKEN)
+
+
+_Move = Literal["follow", "reopen", "end", "break"]
+_MOVES: dict[_Move, dict[FeedState, FeedState]] = {
+    # Somebody wants to see them all: an end stays one, a broken feed goes on where it broke.
+    "follow": {
+        FeedState.IDLE: FeedState.FOLLOWING,
+        FeedState.FOLLOWING: FeedState.FOLLOWING,
+        FeedState.ENDED: FeedState.ENDED,
+        FeedState.BROKEN: FeedState.FOLLOWING,
+    },
+    # A failed task was retried: its end was none.
+    "reopen": dict.fromkeys(FeedState, FeedState.FOLLOWING),
+    "end": {FeedState.FOLLOWING: FeedState.ENDED},
+    "break": {FeedState.FOLLOWING: FeedState.BROKEN},
+}
+
+
+def next_state(state: FeedState, move: _Move) -> FeedState:
+    """Return what a move makes of a state.
+
+    Raises:
+        KeyError: There is no such move from there.
+    """
+    return _MOVES[move][state]
+
+
 class Feed:
-    """Grows by `take`, ends by `close`; `for` and `async for` replay it and then wait for more.
+    """A task's events so far; `for` and `async for` replay them and then wait for more.
 
     Attributes:
         transcript: The fold of all events so far; read it under no lock, copy it for keeping.
-        error: Why reading ended early, or None.
+        state: Of the feed, not of the task.
+        error: Why it is broken, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, task_id: str, door: Door) -> None:
         self.transcript = Transcript()
+        self.state = FeedState.IDLE
         self.error: LongTaskError | None = None
+        self._task_id = task_id
+        self._door = door
         self._events: list[TaskEvent] = []
-        self._is_ended = False
-        self._is_closed = False
         self._changed = threading.Condition()
-        self._listeners: set[Callable[[], None]] = set()
-
-    @property
-    def is_ended(self) -> bool:
-        """Whether nothing more will come; listeners see it before whoever waits does."""
-        return self._is_ended
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether nothing more will come, and every listener has been told."""
-        return self._is_closed
+        self._listeners: set[Callable[[FeedState], None]] = set()
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing has come yet."""
         return not self._events
 
-    def take(self, event: TaskEvent) -> None:
+    def follow(self) -> None:
+        """Have the background thread take events in, unless it does or did.
+
+        Raises:
+            ConfigError: The kit is closed; whoever waits would wait for ever.
+        """
+        self._move("follow")
+
+    def reopen(self) -> None:
+        """Follow on after an end that was none."""
+        self._move("reopen")
+
+    def _move(self, move: Literal["follow", "reopen"]) -> None:
+        with self._changed:
+            before, state = self.state, next_state(self.state, move)
+            if state is FeedState.ENDED:
+                return
+            self._door.check_usable()
+            if before is FeedState.FOLLOWING:
+                return
+            self.state, self.error = state, None
+            try:
+                self._door.start(self._take_events())
+            except ConfigError:
+                self.state = before
+                raise
+
+    async def _take_events(self) -> None:
+        error: LongTaskError | None = None
+        try:
+            after = self.transcript.cursor
+            events = follow(self._door.backend.source, self._task_id, after=after)
+            async with contextlib.aclosing(events):  # type: ignore[type-var]
+                async for event in events:
+                    self._take(event)
+        except LongTaskError as exc:
+            error = exc
+        except BaseException as exc:  # the kit was closed, or worse: never pass for a whole text
+            error = StreamError(
+                f"Following {self._task_id} stopped ({type(exc).__name__}); attach again.",
+                task_id=self._task_id,
+            )
+            raise
+        finally:
+            self._stop(error)
+
+    def _take(self, event: TaskEvent) -> None:
         """Add an event and wake whoever waits."""
         with self._changed:
-            if event.cursor <= self.transcript.cursor:
-                return  # a second follower brought it
             self.transcript.apply(event)
             self._events.append(event)
-        self._wake()
+            self._changed.notify_all()
+        self._tell(self.state)
 
-    def close(self, error: LongTaskError | None = None) -> None:
+    def _stop(self, error: LongTaskError | None) -> None:
         """Say that nothing more will come, and why if it is too early.
 
         Listeners first: a cell that awaits the task ends with its output already in place.
         """
+        self.error = error
+        state = next_state(self.state, "break" if error else "end")
+        self._tell(state)
         with self._changed:
-            self.error, self._is_ended = error, True
-        self._wake()
-        with self._changed:
-            self._is_closed = True
-        self._wake()
+            self.state = state
+            self._changed.notify_all()
+        self._tell(state)  # who began to listen meanwhile, and event loops that wait
 
-    def reopen(self) -> None:
-        """Go on after an early end."""
+    def _tell(self, state: FeedState) -> None:
         with self._changed:
-            self.error, self._is_ended, self._is_closed = None, False, False
+            listeners = list(self._listeners)
+        for listener in listeners:
+            try:
+                listener(state)
+            except Exception:  # one listener's failure must not end the stream of all
+                logger.exception("a listener of a task failed")
 
     def read(self, look: Callable[[Transcript], _Seen]) -> _Seen:
-        """Return what `look` sees of the state, which does not change meanwhile."""
+        """Return what `look` sees of the transcript, which does not change meanwhile."""
         with self._changed:
             return look(self.transcript)
 
-    def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call `listener`, on the kit's thread, at every change; returns what ends that."""
+    def copy(self) -> Transcript:
+        """Return the transcript so far as a value that does not change any more."""
+        return self.read(Transcript.copy)
+
+    def listen(self, listener: Callable[[FeedState], None]) -> Callable[[], None]:
+        """Call `listener` at every change, on the kit's thread; returns what ends that.
+
+        It is told the state before whoever waits can see it.
+        """
         with self._changed:
             self._listeners.add(listener)
 
@@ -97,14 +188,6 @@ class Feed:
                 self._listeners.discard(listener)
 
         return stop
-
-    def copy_transcript(self) -> Transcript:
-        """Return the state so far as a value that does not change any more."""
-        copy = Transcript()
-        with self._changed:
-            for event in self._events:
-                copy.apply(event)
-        return copy
 
     def wait_until(self, is_met: Callable[[], bool], *, timeout_s: float | None = None) -> bool:
         """Wait, in steps that an Interrupt can end, until a condition holds; whether it does."""
@@ -120,7 +203,7 @@ class Feed:
     def __iter__(self) -> Iterator[TaskEvent]:
         seen = 0
         while True:
-            self.wait_until(lambda: self._is_closed or len(self._events) > seen)  # noqa: B023
+            self.wait_until(lambda: self.state.is_over or len(self._events) > seen)  # noqa: B023
             fresh = self._events[seen:]
             if not fresh:
                 break
@@ -133,12 +216,12 @@ class Feed:
         with self._listening() as changed:
             while True:
                 changed.clear()
-                was_closed = self._is_closed  # read before the events: the last one comes first
+                was_over = self.state.is_over  # read before the events: the last one comes first
                 fresh = self._events[seen:]
                 for event in fresh:
                     yield event
                 seen += len(fresh)
-                if was_closed and not fresh:
+                if was_over and not fresh:
                     break
                 if not fresh:
                     await changed.wait()
@@ -147,16 +230,6 @@ class Feed:
     def _raise_error(self) -> None:
         if self.error is not None:
             raise self.error
-
-    def _wake(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
-            listeners = list(self._listeners)
-        for listener in listeners:
-            try:
-                listener()
-            except Exception:  # one listener's failure must not end the stream of all
-                logger.exception("a listener of a task failed")
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[asyncio.Event]:
@@ -173,7 +246,7 @@ class Feed:
             ticking = loop.call_later(_TICK_S, tick)
 
         tick()
-        stop = self.listen(lambda: doorbell.ring(changed))
+        stop = self.listen(lambda _: doorbell.ring(changed))
         try:
             yield changed
         finally:

@@ -1,4 +1,4 @@
-"""Where a kit's calls go: to the services themselves, or to a webhook app's HTTP API."""
+"""The HTTP API of a webhook app, called from a kernel that has no cloud secret."""
 
 from __future__ import annotations
 
@@ -18,77 +18,22 @@ from longtask_kit.log.events import START, Cursor, TaskEvent, decode_frame
 from longtask_kit.log.keys import is_task_id
 from longtask_kit.log.news import SSE_TIMEOUT, check_answer
 from longtask_kit.log.record import TaskRecord
-from longtask_kit.log.store import Store
-from longtask_kit.log.subscribe import EventSource, RedisSource, expired
-from longtask_kit.submit.queue import Queue
-from longtask_kit.submit.tasks import cancel_task, delete_task, retry_task, submit_task
+from longtask_kit.log.subscribe import EventSource, expired
 from longtask_kit.transport import TRANSPORT_ERRORS, open_client
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     import httpx
 
-    from longtask_kit.settings import Settings
     from longtask_kit.submit.spec import TaskSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import httpx
 
     from longtask_kit.log.events import Status
-    from longtask_kit.settings import Settings
-
-
-class ServiceBackend:
-    """The services themselves: QStash and Redis, hosted or local."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._store = Store.open(settings)
-        self._queue = Queue.open(settings)
-        self._source = RedisSource(self._store, settings)
-
-    @property
-    def source(self) -> EventSource:
-        """See `Backend`."""
-        return self._source
-
-    async def submit(self, spec: TaskSpec) -> tuple[str, str]:
-        """See `Backend`."""
-        return await submit_task(spec, store=self._store, queue=self._queue)
-
-    async def read_task(self, task_id: str) -> TaskRecord:
-        """See `Backend`."""
-        record = await self._store.read_task(task_id) if is_task_id(task_id) else None
-        if record is None:
-            raise expired(task_id)
-        return record
-
-    async def list_tasks(self, *, limit: int, status: Status | None) -> list[TaskRecord]:
-        """See `Backend`."""
-        return await self._store.list_tasks(limit=limit, status=status)
-
-    async def cancel(self, task_id: str) -> Status:
-        """See `Backend`."""
-        status = await cancel_task(task_id, store=self._store, queue=self._queue)
-        if status is None:
-            raise expired(task_id)
-        return status
-
-    async def retry(self, task_id: str) -> None:
-        """See `Backend`."""
-        if await retry_task(task_id, store=self._store, queue=self._queue) is None:
-            raise expired(task_id)
-
-    async def delete(self, task_id: str) -> None:
-        """See `Backend`."""
-        if not await delete_task(task_id, store=self._store, queue=self._queue):
-            raise expired(task_id)
-
-    async def aclose(self) -> None:
-        """See `Backend`."""
-        await self._source.aclose()
-        await self._queue.aclose()
-        await self._store.aclose()
 
 
 class HttpBackend:
@@ -115,13 +60,13 @@ class HttpBackend:
         answer = await self._call("POST", "/api/tasks/start", json=spec.to_wire())
         return answer["taskId"], answer["messageId"]
 
-    async def read_task(self, task_id: str) -> TaskRecord:
+    async def read(self, task_id: str) -> TaskRecord:
         """See `Backend`."""
         if not is_task_id(task_id):
             raise expired(task_id)
         return TaskRecord.from_wire(await self._call("GET", f"/api/tasks/{task_id}"))
 
-    async def list_tasks(self, *, limit: int, status: Status | None) -> list[TaskRecord]:
+    async def list(self, *, limit: int, status: Status | None) -> Sequence[TaskRecord]:
         """See `Backend`."""
         params = {"limit": limit} | ({"status": status} if status else {})
         answer = await self._call("GET", "/api/tasks", holds="tasks", params=params)
@@ -133,9 +78,10 @@ class HttpBackend:
         status: Status = answer["status"]
         return status
 
-    async def retry(self, task_id: str) -> None:
+    async def retry(self, task_id: str) -> str:
         """See `Backend`."""
-        await self._call("POST", "/api/tasks/retry", json={"taskId": task_id})
+        answer = await self._call("POST", "/api/tasks/retry", json={"taskId": task_id})
+        return str(answer.get("messageId") or "")
 
     async def delete(self, task_id: str) -> None:
         """See `Backend`."""

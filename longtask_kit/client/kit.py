@@ -1,51 +1,24 @@
-"""The door: `connect()` and `Kit`; the one place where sync meets async."""
+"""`Kit`: submit tasks, find them again, host their app."""
 
 from __future__ import annotations
 
-import asyncio
-import atexit
-import os
-import threading
-import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from longtask_kit.client.http_api import ServiceBackend
-from longtask_kit.client.loop import run_loop
 from longtask_kit.client.task import Task
-from longtask_kit.errors import ConfigError, StoreError, SubmitError
+from longtask_kit.errors import ConfigError
 from longtask_kit.log.events import STATUSES
 from longtask_kit.submit.spec import TaskSpec
-from longtask_kit.transport import new_event_loop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-    from concurrent.futures import Future
     from types import TracebackType
 
-    from longtask_kit.client.door import Backend
+    from longtask_kit.client.door import Door
     from longtask_kit.log.events import Status
     from longtask_kit.server.handlers import Handler
     from longtask_kit.server.serve import ServedApp
     from longtask_kit.settings import Settings
     from longtask_kit.widgets import TaskPanel
-
-_Answer = TypeVar("_Answer")
-_open_kits: weakref.WeakSet[Kit] = weakref.WeakSet()
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where calls go, and the app in this process that new tasks run in, if one does."""
-
-    backend: Backend
-    settings: Settings | None
-    served: ServedApp | None = None
-
-    @property
-    def is_there(self) -> bool:
-        return self.served is None or self.served.is_running
 
 
 class Kit:
@@ -59,40 +32,16 @@ class Kit:
         description: Which services it talks to, without secrets.
     """
 
-    def __init__(
-        self,
-        open_backend: Callable[[], Backend],
-        description: str,
-        *,
-        settings: Settings | None = None,
-        revive: Callable[[], Settings | None] | None = None,
-    ) -> None:
+    def __init__(self, door: Door, description: str) -> None:
         self.description = description
-        self._revive = revive
-        self._is_closed = False
-        self._pid = os.getpid()
-        self._loop = new_event_loop()
-        self._served: list[ServedApp] = []
-        self._backends: list[Backend] = []  # closed with the loop
-        self._thread = threading.Thread(
-            target=run_loop, args=(self._loop, self._backends), name="longtask-kit", daemon=True
-        )
-        self._thread.start()
-        # A kit that is dropped without close() must not keep its thread.
-        self._finalizer = weakref.finalize(self, self._loop.call_soon_threadsafe, self._loop.stop)
-        self._finalizer.atexit = False
-        _open_kits.add(self)
-        self._places = [_Place(self._open(open_backend), settings)]
+        self._door = door
 
     def __repr__(self) -> str:
         return f"<Kit {self.description}>"
 
     def __reduce__(self) -> NoReturn:
-        """Refuse to be pickled, and a task with it; TypeError is what pickle's callers expect."""
-        raise TypeError(
-            "A kit can't be pickled or copied, nor a task, which holds one: the connections belong "
-            "to this process. Send task.id, and there connect() and kit.attach(id)."
-        )
+        """Refuse to be pickled or copied, as the door says."""
+        self._door.__reduce__()
 
     def __enter__(self) -> Self:
         return self
@@ -104,8 +53,6 @@ class Kit:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-    # -- tasks ----------------------------------------------------------------------------------
 
     def submit(
         self,
@@ -121,7 +68,7 @@ class Kit:
         """Queue a task and return it at once; from then on it survives this process.
 
         Args:
-            prompt: The user message, 1 to 500,000 characters.
+            prompt: The user message, not empty; all in all at most 9.9 MB.
             model: Model name; None is the server's `LONGTASK_MODEL`.
             max_tokens: Longest answer, 1 to 1,000,000 tokens.
             temperature: 0 to 2.
@@ -143,8 +90,8 @@ class Kit:
             handler=handler,
             metadata={} if metadata is None else metadata,
         )
-        task_id, _ = self.ask(lambda backend: backend.submit(spec))
-        return Task(task_id, door=self, spec=spec.to_wire())
+        task_id, _ = self._door.ask(lambda backend: backend.submit(spec))
+        return Task(task_id, door=self._door, spec=spec)
 
     def attach(self, task_id: str | Task) -> Task:
         """Return a task by its id, or another kit's task: it replays what happened, then follows.
@@ -156,8 +103,8 @@ class Kit:
             task_id = task_id.id
         if not isinstance(task_id, str):
             raise ConfigError(f"attach() takes a task's id, text, got {type(task_id).__name__}.")
-        record = self.ask(lambda backend: backend.read_task(task_id))
-        return Task(task_id, door=self, record=record)
+        record = self._door.ask(lambda backend: backend.read(task_id))
+        return Task(task_id, door=self._door, record=record)
 
     def tasks(self, *, limit: int = 100, status: Status | None = None) -> list[Task]:
         """Return tasks, newest first, at most `limit` (1 to 1000), or only those with `status`.
@@ -172,10 +119,8 @@ class Kit:
         if status is not None and status not in STATUSES:
             known = ", ".join(sorted(STATUSES))
             raise ConfigError(f"`status` is {status!r}: expected one of {known}.")
-        records = self.ask(lambda backend: backend.list_tasks(limit=limit, status=status))
-        return [Task(record.task_id, door=self, record=record) for record in records]
-
-    # -- serving --------------------------------------------------------------------------------
+        records = self._door.ask(lambda backend: backend.list(limit=limit, status=status))
+        return [Task(record.task_id, door=self._door, record=record) for record in records]
 
     def serve(
         self,
@@ -205,9 +150,9 @@ class Kit:
         if self.settings is None:
             raise ConfigError("kit.serve() needs the services' settings: connect() without a URL.")
         served = ServedApp(self.settings, handlers, host=host, port=port)
-        self._served.append(served)
+        self._door.keep(served)
         if is_loopback(self.settings.base_url):
-            self._use(served.settings, served)
+            self._door.use(served.settings, served)
         return served
 
     def panel(self) -> TaskPanel:
@@ -216,103 +161,11 @@ class Kit:
 
         return TaskPanel(self)
 
-    def close(self) -> None:
-        """Stop the background thread and what `serve()` started; tasks go on in the queue."""
-        if self._is_closed or not self._is_ours:  # a fork's parent goes on using it
-            return
-        for served in self._served:
-            served.stop()
-        self._is_closed = True
-        self._finalizer.detach()  # not called: at the end of the process it does nothing
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
-
-    # -- the background loop --------------------------------------------------------------------
-
-    @property
-    def backend(self) -> Backend:
-        """Where calls go."""
-        return self._find_place().backend
-
     @property
     def settings(self) -> Settings | None:
-        """What the backend was made from; None over the HTTP API."""
-        return self._find_place().settings
+        """What its services were found by; None over the HTTP API."""
+        return self._door.settings
 
-    def start(self, work: Coroutine[Any, Any, _Answer]) -> Future[_Answer]:
-        """Run a coroutine on the background loop."""
-        try:
-            self.check_usable()
-        except ConfigError:
-            work.close()
-            raise
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    def call_later(self, delay_s: float, work: Callable[[], None]) -> None:
-        """Call a function on the background loop's thread, after a delay."""
-        self.check_usable()
-        self._loop.call_soon_threadsafe(self._loop.call_later, delay_s, work)
-
-    def ask(self, question: Callable[[Backend], Coroutine[Any, Any, _Answer]]) -> _Answer:
-        """Ask the backend something and wait for the answer; a local stack that ended is restarted.
-
-        The stack keeps its ports and tokens over a restart, and its data anyway.
-        """
-        try:
-            return self._call(question(self.backend))
-        except (SubmitError, StoreError):
-            if self._revive is None:
-                raise
-            settings = self._revive()
-            if settings is None:  # the stack lives: it was a real refusal
-                raise
-        served = self._find_place().served
-        self._use(settings)
-        if served is not None:  # the app in this process lives on
-            self._use(settings.model_copy(update={"base_url": served.url}), served)
-        return self._call(question(self.backend))
-
-    def check_usable(self) -> None:
-        """Raise ConfigError when nothing can be done here any more: closed, or a fork's child."""
-        if self._is_closed:
-            raise ConfigError("This kit is closed; make another with connect().")
-        if not self._is_ours:
-            raise ConfigError(
-                "This kit was made in another process; its background thread did not come along "
-                "with the fork: connect() again here, and attach() to tasks by their id."
-            )
-
-    @property
-    def _is_ours(self) -> bool:
-        return self._pid == os.getpid()
-
-    def _use(self, settings: Settings, served: ServedApp | None = None) -> None:
-        """Talk to these services from now on; what follows already keeps what it began with."""
-        backend = self._open(lambda: ServiceBackend(settings))
-        self._places.append(_Place(backend, settings, served))
-
-    def _open(self, open_backend: Callable[[], Backend]) -> Backend:
-        async def open_on_loop() -> Backend:
-            return open_backend()
-
-        backend = self._call(open_on_loop())
-        self._backends.append(backend)
-        return backend
-
-    def _find_place(self) -> _Place:
-        """Return the newest place whose app was not stopped since; the first has none to stop."""
-        return next(place for place in reversed(self._places) if place.is_there)
-
-    def _call(self, work: Coroutine[Any, Any, _Answer]) -> _Answer:
-        future = self.start(work)
-        try:
-            return future.result()
-        except BaseException:  # an Interrupt ends the wait, and then nobody wants the result
-            future.cancel()
-            raise
-
-
-@atexit.register
-def _close_open_kits() -> None:  # else aiohttp complains of connections to whoever reads stderr
-    for kit in list(_open_kits):
-        kit.close()
+    def close(self) -> None:
+        """Stop the background thread and what `serve()` started; tasks go on in the queue."""
+        self._door.close()

@@ -5,58 +5,27 @@ Everything here is safe to call from any thread; the I/O is done by the kit's ba
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from longtask_kit.client.feed import Feed
 from longtask_kit.errors import (
     LongTaskError,
-    StreamError,
     TaskCancelledError,
     TaskFailedError,
     TaskTimeoutError,
 )
 from longtask_kit.log.events import TERMINAL_STATUSES
-from longtask_kit.log.subscribe import follow
+from longtask_kit.submit.spec import TaskSpec
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping
-    from concurrent.futures import Future
+    from collections.abc import AsyncIterator, Generator, Iterator
 
-    from longtask_kit.client.door import Backend
+    from longtask_kit.client.door import Door
     from longtask_kit.log.events import Status, TaskEvent, Usage
     from longtask_kit.log.record import TaskRecord
     from longtask_kit.log.transcript import Transcript
 
 _CATCH_UP_S = 10.0
-_Answer = TypeVar("_Answer")
-_Seen = TypeVar("_Seen")
-
-
-class Door(Protocol):
-    """What a task needs of its kit."""
-
-    @property
-    def backend(self) -> Backend:
-        """Where calls go."""
-        ...
-
-    def check_usable(self) -> None:
-        """Raise ConfigError when nothing can be done here any more: closed, or a fork's child."""
-        ...
-
-    def start(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
-        """Run a coroutine on the background loop."""
-        ...
-
-    def call_later(self, delay_s: float, work: Callable[[], None]) -> None:
-        """Call a function on the background loop's thread, after a delay."""
-        ...
-
-    def ask(self, question: Callable[[Backend], Coroutine[Any, Any, _Answer]]) -> _Answer:
-        """Ask the backend something, and wait for the answer."""
-        ...
 
 
 class TextDelta(str):
@@ -100,7 +69,8 @@ class Task:
 
     Attributes:
         id: Hand it to `kit.attach()` in another cell, another kernel, tomorrow.
-        spec: What runs, in the wire's words; over the HTTP API only prompt and model.
+        spec: What runs, a `TaskSpec`; of a task that was listed, or attached to over the HTTP API,
+            only the prompt's first 200 characters, and no system message.
     """
 
     def __init__(
@@ -109,15 +79,13 @@ class Task:
         *,
         door: Door,
         record: TaskRecord | None = None,
-        spec: Mapping[str, Any] | None = None,
+        spec: TaskSpec | None = None,
     ) -> None:
         self.id = task_id
-        self.door = door
-        self.spec = dict(spec or (record.spec if record else {}))
+        self.spec = spec or TaskSpec.recall(record.wire if record else {})
+        self._door = door
         self._record = record
-        self._feed = Feed()
-        self._follower: Future[None] | None = None
-        self._following = threading.RLock()
+        self._feed = Feed(task_id, door)
 
     def __repr__(self) -> str:
         if not self._feed.is_empty:
@@ -125,8 +93,6 @@ class Task:
         else:
             status = self._record.status if self._record else "pending"
         return f"<Task {self.id} {status}>"
-
-    # -- asking ---------------------------------------------------------------------------------
 
     @property
     def status(self) -> Status:
@@ -155,22 +121,15 @@ class Task:
         """Which attempt the text is from; 0 before the first."""
         return self.snapshot().attempt
 
-    @property
-    def live_transcript(self) -> Transcript:
-        """The state as it is being built: never blocks, changes under the reader's eyes."""
-        return self._feed.transcript
-
     def snapshot(self) -> Transcript:
         """Return the state so far in one piece: status, text, attempt, tokens, times."""
         self._catch_up()
-        return self._feed.copy_transcript()
+        return self._feed.copy()
 
     def events(self) -> EventStream:
         """Return everything that happened and will, for `for` and for `async for`."""
-        self._follow()
+        self._feed.follow()
         return EventStream(self._feed)
-
-    # -- waiting --------------------------------------------------------------------------------
 
     def result(self, timeout_s: float | None = None) -> str:
         """Wait for the end and return the whole text.
@@ -186,13 +145,13 @@ class Task:
             TaskTimeoutError: It still runs; call again to wait on.
         """
         self._look_again()
-        self._follow()
-        if not self._feed.wait_until(lambda: self._feed.is_closed, timeout_s=timeout_s):
+        self._feed.follow()
+        if not self._feed.wait_until(lambda: self._feed.state.is_over, timeout_s=timeout_s):
             raise TaskTimeoutError(
                 f"{self.id} is {self._feed.transcript.status} after {timeout_s:g} s. It goes on: "
                 "call result() again, or cancel().",
                 task_id=self.id,
-                partial_text=self._feed.copy_transcript().text,
+                partial_text=self._feed.copy().text,
             )
         return self._read_outcome()
 
@@ -223,8 +182,6 @@ class Task:
                 attempt = event.cursor.attempt
         self._read_outcome()
 
-    # -- acting ---------------------------------------------------------------------------------
-
     def cancel(self) -> Status:
         """Cancel the task: at once while it waits, else at the running attempt's next flush.
 
@@ -235,7 +192,7 @@ class Task:
         Raises:
             StreamExpiredError: It is not there any more.
         """
-        return self.door.ask(lambda backend: backend.cancel(self.id))
+        return self._door.ask(lambda backend: backend.cancel(self.id))
 
     def retry(self) -> None:
         """Run a failed task again as a new attempt; its text starts over.
@@ -244,8 +201,13 @@ class Task:
             SubmitError: It has not failed, or the queue refused.
             StreamExpiredError: It is not there any more.
         """
-        self.door.ask(lambda backend: backend.retry(self.id))
-        self._reopen()
+        self._door.ask(lambda backend: backend.retry(self.id))
+        self._feed.reopen()
+
+    async def _retry_on_loop(self) -> None:
+        """As `retry`, for whoever already is on the kit's loop."""
+        await self._door.backend.retry(self.id)
+        self._feed.reopen()
 
     def delete(self) -> None:
         """Remove the task's record and log before their time; an attempt under way stops.
@@ -253,7 +215,7 @@ class Task:
         Raises:
             StreamExpiredError: It is not there any more.
         """
-        self.door.ask(lambda backend: backend.delete(self.id))
+        self._door.ask(lambda backend: backend.delete(self.id))
 
     def _ipython_display_(self) -> None:
         """Show a live output area, or print the text where there are no widgets."""
@@ -261,100 +223,33 @@ class Task:
 
         display_task(self)
 
-    # -- for widgets ----------------------------------------------------------------------------
-
-    @property
-    def broken(self) -> LongTaskError | None:
-        """Why following ended early, or None."""
-        return self._feed.error
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the end, of the task or of following it, has been taken in."""
-        return self._feed.is_ended
-
-    def copy_state(self) -> Transcript:
-        """Return the state so far as a value; never blocks for long."""
-        return self._feed.copy_transcript()
-
-    def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Follow, and call `listener` on the kit's thread at every change; returns what ends it."""
-        stop = self._feed.listen(listener)
-        self._follow()
-        return stop
-
-    def read_state(self, look: Callable[[Transcript], _Seen]) -> _Seen:
-        """Return what `look` sees of the state so far; never blocks for long."""
-        return self._feed.read(look)
-
-    async def retry_on_loop(self) -> None:
-        """As `retry`, for whoever already is on the kit's loop."""
-        await self.door.backend.retry(self.id)
-        self._reopen()
-
-    # -- following ------------------------------------------------------------------------------
-
-    def _follow(self) -> None:
-        """Have the background thread take events in, unless it does or did."""
-        if not self._feed.is_closed:
-            self.door.check_usable()  # else whoever waits would wait for ever
-        with self._following:
-            if self._follower is None or self._feed.error is not None:
-                self._reopen()
-
     def _look_again(self) -> bool:
         """Follow on, and say so, if a failure was undone by a retry elsewhere; no other end can."""
-        if not (self._feed.is_closed and self._feed.transcript.status == "failed"):
+        if not (self._feed.state.is_over and self._feed.transcript.status == "failed"):
             return False
         try:
             was_undone = self._read_record().status != "failed"
         except LongTaskError:
             return False  # what is known already still stands
         if was_undone:
-            self._reopen()
+            self._feed.reopen()
         return was_undone
-
-    def _reopen(self) -> None:
-        """Follow from where the feed stands, unless somebody does."""
-        with self._following:
-            if self._follower is None or self._feed.is_closed:
-                self._feed.reopen()
-                self._follower = self.door.start(self._take_events())
-
-    async def _take_events(self) -> None:
-        error: LongTaskError | None = None
-        try:
-            after = self._feed.transcript.cursor
-            events = follow(self.door.backend.source, self.id, after=after)
-            async with contextlib.aclosing(events):  # type: ignore[type-var]
-                async for event in events:
-                    self._feed.take(event)
-        except LongTaskError as exc:
-            error = exc
-        except BaseException as exc:  # the kit was closed, or worse: never pass for a whole text
-            error = StreamError(
-                f"Following {self.id} stopped ({type(exc).__name__}); attach again.",
-                task_id=self.id,
-            )
-            raise
-        finally:
-            self._feed.close(error)
 
     def _catch_up(self) -> None:
         """Wait until what had happened before this call has been taken in."""
-        if self._feed.error is None and (not self._feed.is_empty or self._feed.is_closed):
+        if self._feed.error is None and (not self._feed.is_empty or self._feed.state.is_over):
             return
         record = self._read_record()
-        self._follow()
+        self._feed.follow()
         self._feed.wait_until(lambda: self._has_seen(record), timeout_s=_CATCH_UP_S)
 
     def _has_seen(self, record: TaskRecord) -> bool:
-        if self._feed.is_closed or record.status in TERMINAL_STATUSES:
-            return self._feed.is_closed
+        if self._feed.state.is_over or record.status in TERMINAL_STATUSES:
+            return self._feed.state.is_over
         return not self._feed.is_empty and self._feed.transcript.attempt >= record.attempt
 
     def _read_record(self) -> TaskRecord:
-        self._record = self.door.ask(lambda backend: backend.read_task(self.id))
+        self._record = self._door.ask(lambda backend: backend.read(self.id))
         return self._record
 
     def _read_outcome(self) -> str:

@@ -118,7 +118,7 @@ class _LiveView:
 
     def describe(self) -> str:
         """Return status, time, tokens and the id to come back with."""
-        state = self._task.live_transcript
+        state = self._task._feed.transcript
         seconds = time.monotonic() - self._began
         parts: list[str] = [state.status]
         if state.attempt > 1:

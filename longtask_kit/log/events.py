@@ -125,7 +125,7 @@ class TaskEvent:
 # -- the log entry ------------------------------------------------------------------------------
 
 # Field names are one letter, and `content` leaves its type out: an entry is stored for every flush.
-# One more, `p`, is of an ended task's log alone: compaction.py.
+# One more, `p`, is of an ended task's log alone: see `expand_entry`.
 _TYPE, _DATA, _TIME, _TOKENS = "k", "d", "t", "n"
 _USAGE, _FINISH, _CODE, _ERROR = "u", "f", "c", "e"
 

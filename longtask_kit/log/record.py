@@ -9,21 +9,26 @@ from typing import TYPE_CHECKING, Any, Self
 from longtask_kit.log.events import TERMINAL_STATUSES, Status, Usage, from_ms, to_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
 
 _BRIEF_CHARS = 200  # of a prompt, where tasks are listed
+_BRIEF = ("prompt", "model", "maxTokens", "temperature", "handler")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRecord:
-    """A task as its hash in Redis tells it; the text is in the log."""
+    """A task as its hash in Redis tells it; the text is in the log.
+
+    Attributes:
+        wire: What runs, as `TaskSpec.to_wire` wrote it; brief where tasks are listed and over HTTP.
+    """
 
     task_id: str
     status: Status
     attempt: int
-    spec: dict[str, Any]
+    wire: dict[str, Any]
     message_id: str | None
     error: str | None
     code: str | None
@@ -44,7 +49,7 @@ class TaskRecord:
             "error": self.error,
             "code": self.code,
             "attempt": self.attempt,
-            **make_brief(self.spec),
+            **make_brief(self.wire),
             "usage": self.usage.to_wire() if self.usage else None,
             "messageId": self.message_id,
             "createdAt": to_ms(self.created),
@@ -53,12 +58,12 @@ class TaskRecord:
 
     @classmethod
     def from_wire(cls, wire: dict[str, Any]) -> Self:
-        """Read what `to_wire` wrote; `spec` then holds prompt and model only."""
+        """Read what `to_wire` wrote, by this version or another."""
         return cls(
             task_id=wire["taskId"],
             status=wire["status"],
             attempt=wire["attempt"],
-            spec={"prompt": wire["prompt"], "model": wire["model"]},
+            wire={name: wire[name] for name in _BRIEF if wire.get(name) is not None},
             message_id=wire["messageId"],
             error=wire["error"],
             code=wire["code"],
@@ -70,10 +75,10 @@ class TaskRecord:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """The delivery holds the lease of attempt `attempt`; `spec` is what to run, as recorded."""
+    """The delivery holds the lease of attempt `attempt`; `wire` is what to run, as recorded."""
 
     attempt: int
-    spec: dict[str, Any]
+    wire: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,9 @@ class Gone:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The task was ended by this call."""
+    """The task was ended by this call; `message_id` names what may still wait in the queue."""
+
+    message_id: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,9 +135,10 @@ LISTED_FIELDS = (
 )
 
 
-def make_brief(spec: dict[str, Any]) -> dict[str, Any]:
-    """Return what a list shows of a spec: the prompt's beginning, and the model."""
-    return {"prompt": str(spec.get("prompt", ""))[:_BRIEF_CHARS], "model": spec.get("model")}
+def make_brief(wire: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a list shows of what runs: the prompt's beginning, the model, the short rest."""
+    prompt = str(wire.get("prompt", "")).strip()[:_BRIEF_CHARS]
+    return {name: wire.get(name) for name in _BRIEF} | {"prompt": prompt}
 
 
 def read_listed(task_id: str, reply: list[str | None]) -> TaskRecord | None:
@@ -154,7 +162,7 @@ def read_record(task_id: str, reply: dict[str, str] | list[str]) -> TaskRecord |
         task_id=task_id,
         status=record["status"],  # type: ignore[arg-type]  # only our scripts write it
         attempt=int(record["attempt"]),
-        spec=json.loads(record["spec"]),
+        wire=json.loads(record["spec"]),
         message_id=record.get("message_id"),
         error=record.get("error"),
         code=record.get("code"),

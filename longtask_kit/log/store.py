@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx
 from upstash_redis.asyncio import Redis
 from upstash_redis.errors import UpstashError
+from upstash_redis.http import AsyncHttpClient, make_headers
 
 from longtask_kit.errors import StoreError, StoreRefusedError, describe_foreign
 from longtask_kit.log.events import (
+    TERMINAL_STATUSES,
     Cursor,
     EventType,
     Status,
@@ -53,11 +55,11 @@ from longtask_kit.log.record import (
     read_record,
 )
 from longtask_kit.log.text import make_valid_text
-from longtask_kit.settings import direct_connection, secret
+from longtask_kit.settings import secret
 from longtask_kit.transport import TRANSPORT_ERRORS, open_client
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from longtask_kit.settings import Settings
 
@@ -70,6 +72,29 @@ _FOREIGN = (
 _SWEPT_AT_ONCE = 100
 _MAX_AT_ONCE = 32  # a thousand readers open no thousand connections
 _PAGE = 1000  # log entries read in one command; the hosted service caps an answer's size
+
+
+class _Http(AsyncHttpClient):
+    """The SDK's requests, over connections of ours.
+
+    The SDK's constructor opens its own, by the environment's proxies: on this machine they stand
+    in the way, some can't even be read, and it has no option for it. Ours take half the CPU, too.
+    """
+
+    def __init__(self, url: str, sync_token_cb: Callable[[str], None]) -> None:
+        self._encoding = None  # base64 is for bytes; all of ours is text
+        self._retries = 0  # whoever calls decides what is safe to send again, and when
+        self._sync_token_cb = sync_token_cb
+        self._client = open_client(url, timeout=None)
+
+
+class _Redis(Redis):
+    """The SDK's client, without telemetry; see `_Http` for why it is not made by its own."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self._url, self._headers = url, make_headers(token, None, allow_telemetry=False)
+        self._read_your_writes, self._sync_token = True, ""
+        self._http = _Http(url, self._update_sync_token)
 
 
 class Store:
@@ -89,17 +114,7 @@ class Store:
         """Make a store from settings; nothing is sent yet."""
         settings.require("UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN")
         url = settings.upstash_redis_rest_url or ""
-        with direct_connection(url):
-            redis = Redis(
-                url,
-                secret(settings.upstash_redis_rest_token),
-                rest_encoding=None,  # base64 is for bytes; all of ours is text
-                rest_retries=0,  # whoever calls decides what is safe to send again, and when
-                allow_telemetry=False,
-            )
-        # Half the CPU and half the time of the connections that the SDK opens by itself; those,
-        # which it has no option for, have connected to nothing yet.
-        redis._http._client = open_client(url, timeout=None)  # noqa: SLF001
+        redis = _Redis(url, secret(settings.upstash_redis_rest_token))
         return cls(redis, ttl_s=settings.ttl_s, lease_s=settings.lease_s)
 
     async def aclose(self) -> None:
@@ -108,13 +123,12 @@ class Store:
 
     # -- changes --------------------------------------------------------------------------------
 
-    async def create(self, task_id: str, spec: dict[str, Any]) -> None:
+    async def create(self, task_id: str, wire: dict[str, Any]) -> None:
         """Record a task as pending, and list it; recording it twice is recording it once.
 
         Raises:
             StoreError: Redis did not answer; the task may or may not be recorded.
         """
-        fields = _dump(["spec", _dump(spec), "brief", _dump(make_brief(spec))])
         now_ms = to_ms(datetime.now(UTC))
         listing = [
             ["ZADD", TASK_INDEX, now_ms, task_id],
@@ -123,7 +137,8 @@ class Store:
             ["ZADD", OPEN_INDEX, now_ms, task_id],
             ["EXPIRE", OPEN_INDEX, self._ttl_s],
         ]
-        await self._run_scripts("create", [(task_id, [fields])], also=listing)
+        args = [_dump(wire), _dump(make_brief(wire))]
+        await self._run_scripts("create", [(task_id, args)], also=listing)
 
     async def set_message_id(self, task_id: str, message_id: str) -> None:
         """Note the queue's id of the task's message, so that it can be cancelled there."""
@@ -152,8 +167,8 @@ class Store:
     ) -> Begun | Busy | Done | CancelPending | Gone:
         """Lease the next attempt to a delivery."""
         match await self._run_script("begin", task_id, [self._lease_ms, delivery_id]):
-            case ["begun", attempt, spec]:
-                return Begun(int(attempt), json.loads(spec))
+            case ["begun", attempt, wire]:
+                return Begun(int(attempt), json.loads(wire))
             case ["busy", left_ms]:
                 return Busy(int(left_ms) / 1000)
             case ["done", status]:
@@ -212,10 +227,10 @@ class Store:
         ending = [status, _dump(entry), _dump(["status", status, *fields])]
         args = [*ending, int(ask_to_stop), delivery_id, round(silent_s * 1000)]
         match await self._run_script("settle", task_id, args):
-            case ["settled"]:
+            case ["settled", message_id]:
                 with contextlib.suppress(StoreError):  # a larger log is no reason to fail
                     await self.compact(task_id)
-                return Settled()
+                return Settled(message_id)
             case ["done", ended]:
                 return Done(ended)
             case ["busy", left_ms]:
@@ -271,20 +286,19 @@ class Store:
         [left] = await self._run([["ZCARD", OPEN_INDEX]])
         return int(left)
 
-    async def delete(self, task_id: str) -> bool:
-        """Remove a task's record and log; an attempt under way stops at its next flush.
-
-        Returns:
-            Whether there was such a task.
-        """
-        replies = await self._run(
+    async def delete(self, task_id: str) -> Settled | Gone:
+        """Remove a task's record and log; an attempt under way stops at its next flush."""
+        (status, message_id), deleted, *_ = await self._run(
             [
+                ["HMGET", task_key(task_id), "status", "message_id"],
                 ["DEL", task_key(task_id), log_key(task_id)],
                 ["ZREM", TASK_INDEX, task_id],
                 ["ZREM", OPEN_INDEX, task_id],
             ]
         )
-        return bool(replies[0])
+        if not deleted:
+            return Gone()
+        return Settled(None if status in TERMINAL_STATUSES else message_id)
 
     # -- reads ----------------------------------------------------------------------------------
 
@@ -371,6 +385,7 @@ class Store:
             return await self._send(commands)
 
     async def _send(self, commands: list[list[Any]]) -> list[Any]:
+        _check_arguments(commands)
         try:
             # The SDK has no timeout of its own: a hung request would hang the attempt for ever.
             async with asyncio.timeout(self._timeout_s):
@@ -398,6 +413,14 @@ def _load_script(name: str) -> tuple[str, str]:
     folder = files("longtask_kit.log") / "lua"
     source = (folder / "prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
     return source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+
+def _check_arguments(commands: list[list[Any]]) -> None:
+    """Raise TypeError for a slip of ours: what then trips the SDK is an odd answer."""
+    for command in commands:
+        for argument in command:
+            if not isinstance(argument, str | int | float):
+                raise TypeError(f"{command[0]}: {type(argument).__name__} is no argument for Redis")
 
 
 _dump = json.JSONEncoder(ensure_ascii=False).encode

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from longtask_kit.log.events import START, Cursor, Status, TaskEvent, Usage
@@ -42,6 +42,10 @@ class Transcript:
     def is_terminal(self) -> bool:
         """Whether the task has ended."""
         return self.ended is not None
+
+    def copy(self) -> Transcript:
+        """Return the state as a value of its own, in microseconds also for a long text."""
+        return replace(self, _chunks=self._chunks.copy())
 
     def apply(self, event: TaskEvent) -> None:
         """Take one event in; cursors must come in increasing order."""

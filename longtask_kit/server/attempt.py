@@ -78,9 +78,9 @@ async def run_delivery(
     """
     # Lease before model call: two deliveries at once would otherwise both pay for the model.
     match await store.begin(task_id, delivery_id=delivery_id):
-        case Begun(attempt, spec):
+        case Begun(attempt, wire):
             answer = await _run_attempt(
-                task_id, attempt, spec, store=store, publisher=publisher, handlers=handlers
+                task_id, attempt, wire, store=store, publisher=publisher, handlers=handlers
             )
         case Busy(left_s):
             answer = busy(task_id, left_s)
@@ -155,7 +155,7 @@ def answer_for(task_id: str, ending: Ending) -> Answer:
 async def _run_attempt(
     task_id: str,
     attempt: int,
-    spec: dict[str, Any],
+    wire: dict[str, Any],
     *,
     store: Store,
     publisher: Publisher,
@@ -163,7 +163,7 @@ async def _run_attempt(
 ) -> Answer:
     writer = publisher.open_attempt(task_id, attempt)
     try:
-        ending = await _run_handler(spec, writer, handlers)
+        ending = await _run_handler(wire, writer, handlers)
         await _write_ending(ending, writer)
         if ending.kind == "retry" and writer.is_cancel_requested:
             return await _settle_cancelled(task_id, store)
@@ -186,16 +186,16 @@ async def _run_attempt(
 
 
 async def _run_handler(
-    spec: dict[str, Any], writer: AttemptWriter, handlers: Mapping[str, Handler]
+    wire: dict[str, Any], writer: AttemptWriter, handlers: Mapping[str, Handler]
 ) -> Ending:
     """Run the handler into the writer; whatever it raises becomes an ending."""
     try:
-        task = TaskSpec.from_wire(spec)
+        spec = TaskSpec.from_wire(wire)
     except SubmitError as exc:
         return Ending(kind="fail", message=str(exc), code="bad_request")
     try:
-        handler = _pick_handler(task.handler, handlers)
-        context = TaskContext(task_id=writer.task_id, attempt=writer.attempt, spec=task)
+        handler = _pick_handler(spec.handler, handlers)
+        context = TaskContext(task_id=writer.task_id, attempt=writer.attempt, spec=spec)
         outcome = await _pump_until_stopped(handler(context), writer)
     except AttemptStopped as stop:
         return _ending_for_stop(stop)

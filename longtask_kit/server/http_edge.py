@@ -23,16 +23,13 @@ from longtask_kit.errors import (
     SubmitError,
 )
 from longtask_kit.settings import is_loopback
-from longtask_kit.submit.spec import MAX_PROMPT_CHARS, MAX_TOKENS_RANGE, TEMPERATURE_RANGE
+from longtask_kit.submit.spec import MAX_INPUT_BYTES, MAX_TOKENS_RANGE, TEMPERATURE_RANGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
     from fastapi import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
-
-MAX_BODY_BYTES = 1_000_000
-MAX_DELIVERY_BYTES = 6_000_000  # a failure callback quotes the message in base64
 
 
 class BadRequestError(LongTaskError):
@@ -49,14 +46,14 @@ class StartRequest(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     prompt: str = Field(
-        min_length=1, max_length=MAX_PROMPT_CHARS, examples=["Write a haiku about rivers"]
+        min_length=1, max_length=MAX_INPUT_BYTES, examples=["Write a haiku about rivers"]
     )
     model: str | None = Field(
         None, min_length=1, max_length=200, description="LONGTASK_MODEL if unset"
     )
     maxTokens: int = Field(1000, ge=MAX_TOKENS_RANGE[0], le=MAX_TOKENS_RANGE[1])  # noqa: N815 - wire
     temperature: float = Field(0.7, ge=TEMPERATURE_RANGE[0], le=TEMPERATURE_RANGE[1])
-    system: str | None = Field(None, min_length=1, max_length=MAX_PROMPT_CHARS)
+    system: str | None = Field(None, min_length=1, max_length=MAX_INPUT_BYTES)
     handler: str = Field("openai", min_length=1, max_length=100)
     metadata: dict[str, Any] | None = None
 
@@ -100,9 +97,7 @@ class TaskRoute(APIRoute):
 
         async def handle_errors(request: Request) -> Response:
             try:
-                await read_body(
-                    request, most=MAX_DELIVERY_BYTES if "qstash" in self.path else MAX_BODY_BYTES
-                )
+                await read_body(request, most=MAX_INPUT_BYTES)
                 return await handle(request)
             except RequestValidationError as exc:
                 return error_response(400, _explain(exc))

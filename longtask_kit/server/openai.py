@@ -11,8 +11,14 @@ from longtask_kit.errors import NonRetryableError, RetryableError
 from longtask_kit.log.events import Usage
 from longtask_kit.log.text import make_valid_text
 from longtask_kit.server.handlers import Outcome, TaskContext
-from longtask_kit.settings import direct_connection, secret
-from longtask_kit.transport import NO_LIMIT, TRANSPORT_ERRORS, has_socks_proxy, let_die_with_loop
+from longtask_kit.settings import secret
+from longtask_kit.transport import (
+    NO_LIMIT,
+    TRANSPORT_ERRORS,
+    has_socks_proxy,
+    let_die_with_loop,
+    needs_proxy_variables,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -131,10 +137,12 @@ def _open_http_client(url: str | None) -> DefaultAsyncHttpxClient:
     import httpx2
     from openai import DefaultAioHttpClient, DefaultAsyncHttpxClient
 
-    with direct_connection(url):
-        if has_socks_proxy():
-            return DefaultAsyncHttpxClient(limits=httpx2.Limits(max_connections=None))
-        client = DefaultAioHttpClient(limits=httpx2.Limits(max_connections=NO_LIMIT))
+    trust_env = needs_proxy_variables(url)
+    if trust_env and has_socks_proxy():
+        return DefaultAsyncHttpxClient(limits=httpx2.Limits(max_connections=None))
+    client = DefaultAioHttpClient(
+        limits=httpx2.Limits(max_connections=NO_LIMIT), trust_env=trust_env
+    )
     let_die_with_loop(client)
     return client
 

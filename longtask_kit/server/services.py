@@ -14,6 +14,7 @@ from longtask_kit.log.subscribe import RedisSource
 from longtask_kit.server.openai import OpenAIHandler
 from longtask_kit.server.writer import Publisher
 from longtask_kit.submit.queue import Queue
+from longtask_kit.submit.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +33,7 @@ class Opened:
     loop: asyncio.AbstractEventLoop
     store: Store
     queue: Queue
+    tasks: Tasks
     source: RedisSource
     publisher: Publisher
     handlers: Mapping[str, Handler]
@@ -83,7 +85,7 @@ class Services:
         sweeper = asyncio.create_task(self._sweep_while_used(store), name="longtask-sweeper")
         push(_cancel, sweeper)
         handlers: dict[str, Handler] = {"openai": openai_handler, **self._handlers}
-        return Opened(loop, store, queue, source, publisher, handlers)
+        return Opened(loop, store, queue, Tasks(store, queue), source, publisher, handlers)
 
     async def _sweep_while_used(self, store: Store) -> None:
         """End tasks that are lost, every so often, but leave an idle Redis alone."""

@@ -14,8 +14,6 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.responses import Response
 
 from longtask_kit.log.events import START, Cursor, Status, encode_frame
-from longtask_kit.log.keys import is_task_id
-from longtask_kit.log.record import TaskRecord
 from longtask_kit.log.store import Store
 from longtask_kit.log.subscribe import expired, follow
 from longtask_kit.log.transcript import Transcript
@@ -30,7 +28,7 @@ from longtask_kit.server.services import Services
 from longtask_kit.server.sse import SSE_DOCUMENTED, SseResponse
 from longtask_kit.settings import secret
 from longtask_kit.submit.spec import TaskSpec
-from longtask_kit.submit.tasks import cancel_task, delete_task, retry_task, submit_task
+from longtask_kit.submit.tasks import Tasks
 
 # Also what makes /docs offer to send the key.
 _Bearer = Annotated[
@@ -108,9 +106,8 @@ class _TasksApi:
 
     async def start(self, body: StartRequest) -> dict[str, Any]:
         """Queue a task; follow it with the `taskId` of the answer."""
-        opened = await self._services.open()
         spec = TaskSpec.from_wire(body.model_dump(exclude_none=True))
-        task_id, message_id = await submit_task(spec, store=opened.store, queue=opened.queue)
+        task_id, message_id = await (await self._open_tasks()).submit(spec)
         return {
             "success": True,
             "taskId": task_id,
@@ -120,25 +117,25 @@ class _TasksApi:
 
     async def read_status_by_query(self, task_id: _TaskIdQuery = "") -> dict[str, Any]:
         """Return a task's record; 400 without an id, 404 for an unknown one."""
-        return (await find_record(task_id, await self._open_store())).to_wire()
+        return await self.read_status(_require(task_id))
 
     async def read_status(self, task_id: str) -> dict[str, Any]:
         """Return a task's record; 404 for an unknown id."""
-        return (await find_record(task_id, await self._open_store())).to_wire()
+        return (await (await self._open_tasks()).read(task_id)).to_wire()
 
     async def find_place(
         self, request: Request, task_id: _TaskIdQuery = "", last_event_id: _CursorQuery = ""
     ) -> tuple[str, Cursor]:
         """Return which task to stream and after which cursor, before a stream begins."""
-        store = await self._open_store()
-        record = await find_record(task_id, store)
+        opened = await self._services.open()
+        record = await opened.tasks.read(_require(task_id))
         cursor = request.headers.get("last-event-id") or last_event_id
         try:
             after = Cursor.parse(cursor) if cursor else START
         except ValueError as exc:
             raise BadRequestError(f'"lastEventId": {exc}') from exc
-        if record.is_over and not await store.read_log(record.task_id, after=after):
-            if not await store.has_log(record.task_id):
+        if record.is_over and not await opened.store.read_log(record.task_id, after=after):
+            if not await opened.store.has_log(record.task_id):
                 raise expired(record.task_id, cursor=after)
             # What an EventSource takes as "don't come back", html.spec.whatwg.org, section 9.2.
             raise HTTPException(204)
@@ -165,17 +162,13 @@ class _TasksApi:
 
     async def cancel(self, body: TaskReference) -> dict[str, Any]:
         """Cancel at once what waits; ask what runs to stop (status `running` until it has)."""
-        opened = await self._services.open()
-        record = await find_record(body.taskId, opened.store)
-        status = await cancel_task(record.task_id, store=opened.store, queue=opened.queue)
-        return {"taskId": record.task_id, "status": status}
+        task_id = _require(body.taskId)
+        return {"taskId": task_id, "status": await (await self._open_tasks()).cancel(task_id)}
 
     async def retry(self, body: TaskReference) -> dict[str, Any]:
         """Queue a failed task once more; its next attempt starts the text over."""
-        opened = await self._services.open()
-        record = await find_record(body.taskId, opened.store)
-        message_id = await retry_task(record.task_id, store=opened.store, queue=opened.queue)
-        return {"taskId": record.task_id, "messageId": message_id}
+        task_id = _require(body.taskId)
+        return {"taskId": task_id, "messageId": await (await self._open_tasks()).retry(task_id)}
 
     async def list_tasks(
         self,
@@ -183,33 +176,22 @@ class _TasksApi:
         status: Status | None = None,
     ) -> dict[str, Any]:
         """Return the newest tasks."""
-        records = await (await self._open_store()).list_tasks(limit=limit, status=status)
+        records = await (await self._open_tasks()).list(limit=limit, status=status)
         return {"tasks": [record.to_wire() for record in records]}
 
     async def delete(self, task_id: str) -> dict[str, Any]:
         """Forget a task; an attempt under way stops at its next flush."""
-        opened = await self._services.open()
-        record = await find_record(task_id, opened.store)
-        await delete_task(record.task_id, store=opened.store, queue=opened.queue)
-        return {"taskId": record.task_id, "deleted": True}
+        await (await self._open_tasks()).delete(task_id)
+        return {"taskId": task_id, "deleted": True}
 
-    async def _open_store(self) -> Store:
-        return (await self._services.open()).store
+    async def _open_tasks(self) -> Tasks:
+        return (await self._services.open()).tasks
 
 
-async def find_record(task_id: str, store: Store) -> TaskRecord:
-    """Return a task's record.
-
-    Raises:
-        BadRequestError: No id was given.
-        StreamExpiredError: It is unknown.
-    """
+def _require(task_id: str) -> str:
     if not task_id:
         raise BadRequestError('"taskId" is missing: expected an id like task_….')
-    record = await store.read_task(task_id) if is_task_id(task_id) else None
-    if record is None:
-        raise expired(task_id)
-    return record
+    return task_id
 
 
 async def _read_transcript(task_id: str, store: Store) -> Transcript:

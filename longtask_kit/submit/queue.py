@@ -7,7 +7,9 @@ import json
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx
-from qstash import AsyncQStash
+from qstash.asyncio.http import AsyncHttpClient
+from qstash.asyncio.message import AsyncMessageApi
+from qstash.asyncio.signing_key import AsyncSigningKeyApi
 from qstash.errors import (
     DailyMessageLimitExceededError,
     QStashError,
@@ -20,7 +22,7 @@ from longtask_kit.errors import (
     SubmitError,
     describe_foreign,
 )
-from longtask_kit.settings import direct_connection, secret
+from longtask_kit.settings import secret
 from longtask_kit.transport import TRANSPORT_ERRORS, open_client
 
 if TYPE_CHECKING:
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
 _RETRY: RetryConfig = {"retries": 2, "backoff": lambda tried: 100 * 3**tried}
 _TIMEOUT_S = 30.0
 _MAX_AT_ONCE = 16  # of a hundred tasks the first ones begin while the last are still handed over
-# What the SDK raises, and what it trips over when something else than QStash answers.
+# What the SDK raises, and what it trips over when something else than QStash answers. Around calls
+# of the SDK alone: a slip of ours must not be told as the queue's.
 _FOREIGN = (
     QStashError,
     *TRANSPORT_ERRORS,
@@ -46,11 +49,28 @@ _FOREIGN = (
 )
 
 
+class _Http(AsyncHttpClient):
+    """The SDK's requests, over connections of ours.
+
+    The SDK's constructor opens its own, by the environment's proxies: on this machine they stand
+    in the way, some can't even be read, and it has no option for it.
+    """
+
+    def __init__(self, url: str, token: str) -> None:
+        self._token, self._base_url, self._retry = f"Bearer {token}", url, _RETRY
+        self._client = open_client(url, timeout=_TIMEOUT_S)
+
+    async def aclose(self) -> None:
+        """Close the connections, for which the SDK has no call."""
+        await self._client.aclose()
+
+
 class Queue:
     """The task queue. Open it with `Queue.open(settings)`, close it with `aclose()`."""
 
-    def __init__(self, client: AsyncQStash, settings: Settings) -> None:
-        self._client = client
+    def __init__(self, http: _Http, settings: Settings) -> None:
+        self._http = http
+        self._messages, self._signing_keys = AsyncMessageApi(http), AsyncSigningKeyApi(http)
         self._settings = settings
         self._turns = asyncio.Semaphore(_MAX_AT_ONCE)
 
@@ -58,24 +78,20 @@ class Queue:
     def open(cls, settings: Settings) -> Self:
         """Make a queue from settings; nothing is sent yet."""
         settings.require("QSTASH_TOKEN", "LONGTASK_BASE_URL")
-        token = secret(settings.qstash_token)
-        with direct_connection(settings.qstash_url):
-            client = AsyncQStash(token, retry=_RETRY, base_url=settings.qstash_url)
-        client.http._client = open_client(settings.qstash_url, timeout=_TIMEOUT_S)  # noqa: SLF001
-        return cls(client, settings)
+        return cls(_Http(settings.qstash_url, secret(settings.qstash_token)), settings)
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._client.http._client.aclose()  # noqa: SLF001 - the SDK offers no close
+        await self._http.aclose()
 
-    async def publish(
-        self, task_id: str, spec: dict[str, Any], *, deduplication_id: str | None = None
-    ) -> str:
+    async def publish(self, task_id: str, *, deduplication_id: str | None = None) -> str:
         """Hand a task to the queue, which will call the webhook.
+
+        The message is the task's id alone: what to run is on record, so that no prompt lies in a
+        second cloud, whose messages may have a tenth of the size.
 
         Args:
             task_id: The task.
-            spec: What to run, as `TaskSpec.to_wire()` gives it.
             deduplication_id: Publishing twice with the same one runs once; None is the task id.
 
         Returns:
@@ -85,17 +101,18 @@ class Queue:
             QuotaError: A limit of the plan is reached.
             SubmitError: The queue is unreachable or refused the message.
         """
+        message: dict[str, Any] = {
+            "url": self._settings.webhook_url,
+            "body": json.dumps({"taskId": task_id}),
+            "content_type": "application/json",
+            "retries": self._settings.retries,
+            "failure_callback": self._settings.failure_url,
+            "deduplication_id": deduplication_id or task_id,
+        }
         try:
             async with self._turns, asyncio.timeout(_TIMEOUT_S):
-                answer = await self._client.message.publish(
-                    url=self._settings.webhook_url,
-                    body=json.dumps({"taskId": task_id, **spec}, ensure_ascii=False),
-                    content_type="application/json",
-                    retries=self._settings.retries,
-                    failure_callback=self._settings.failure_url,
-                    deduplication_id=deduplication_id or task_id,
-                )
-            return str(answer.message_id)  # type: ignore[union-attr]  # a URL, not a group
+                answer = await self._messages.publish(**message)
+                return str(answer.message_id)  # type: ignore[union-attr]  # a URL, not a group
         except (RateLimitExceededError, DailyMessageLimitExceededError) as exc:
             raise QuotaError(
                 f"QStash refused the message: {exc}. Wait, or raise the plan's limit.",
@@ -117,7 +134,7 @@ class Queue:
         """
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                await self._client.message.cancel(message_id)
+                await self._messages.cancel(message_id)
         except _FOREIGN:
             return False
         return True
@@ -130,7 +147,7 @@ class Queue:
         """
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                keys = await self._client.signing_key.get()
+                keys = await self._signing_keys.get()
         except _FOREIGN as exc:
             raise ConfigError(
                 f"QStash at {self._settings.qstash_url}: {describe_foreign(exc)}. "

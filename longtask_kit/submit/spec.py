@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from longtask_kit.errors import SubmitError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-
-MAX_PROMPT_CHARS = 500_000
 
 
 MAX_TOKENS_RANGE = (1, 1_000_000)
@@ -28,7 +25,8 @@ _MAX_METADATA_BYTES = 16_384
 _MAX_DEPTH = 64
 
 
-_MAX_SPEC_BYTES = 2_000_000  # a failure callback quotes it in base64, and must still be taken
+# What one request to Redis takes, 10 MB where it is hosted, less what goes with it.
+MAX_INPUT_BYTES = 9_900_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +34,7 @@ class TaskSpec:
     """What to run.
 
     Attributes:
-        prompt: The user message, 1 to 500,000 characters.
+        prompt: The user message; with all else at most 9.9 MB, which one request to Redis takes.
         model: Model name as the service knows it; None is the server's `LONGTASK_MODEL`.
         max_tokens: Longest answer, 1 to 1,000,000 tokens.
         temperature: 0 to 2.
@@ -57,18 +55,14 @@ class TaskSpec:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_text("prompt", self.prompt, most=MAX_PROMPT_CHARS)
+        _check_text("prompt", self.prompt)
         _check_text("model", self.model, most=200, optional=True)
         _check_number("max_tokens", self.max_tokens, *MAX_TOKENS_RANGE, whole=True)
         _check_number("temperature", self.temperature, *TEMPERATURE_RANGE)
-        _check_text("system", self.system, most=MAX_PROMPT_CHARS, optional=True)
+        _check_text("system", self.system, optional=True)
         _check_text("handler", self.handler, most=100)
         _check_metadata(self.metadata)
-        size = len(json.dumps(self.to_wire(), ensure_ascii=False).encode())
-        if size > _MAX_SPEC_BYTES:
-            raise SubmitError(
-                f"The task has {size:,} bytes as JSON, at most {_MAX_SPEC_BYTES:,}: shorten it."
-            )
+        _check_size(self.to_wire())
 
     def to_wire(self) -> dict[str, Any]:
         """Return the camelCase body of `POST /api/tasks/start`, without what is not set."""
@@ -92,6 +86,17 @@ class TaskSpec:
             raise SubmitError('"prompt" is missing: expected the text to send to the model.')
         return cls(**known)
 
+    @classmethod
+    def recall(cls, wire: Mapping[str, Any]) -> Self:
+        """Read what is on record: it was checked when it was submitted, and may be brief."""
+        spec = cls.__new__(cls)
+        for name, field_ in cls.__dataclass_fields__.items():
+            value = wire.get(_TO_WIRE.get(name, name))
+            if value is None:
+                value = {} if name == "metadata" else field_.default
+            object.__setattr__(spec, name, "" if value is MISSING else value)
+        return spec
+
 
 _TO_WIRE = {"max_tokens": "maxTokens"}
 
@@ -102,20 +107,33 @@ _FROM_WIRE = {wire: name for name, wire in _TO_WIRE.items()}
 _WIRE_NAMES = {_TO_WIRE.get(name, name) for name in TaskSpec.__dataclass_fields__}
 
 
-def _check_text(name: str, value: object, *, most: int, optional: bool = False) -> None:
+def _check_text(
+    name: str, value: object, *, most: int = MAX_INPUT_BYTES, optional: bool = False
+) -> None:
     if value is None and optional:
         return
     shown = _TO_WIRE.get(name, name)
     if not isinstance(value, str):
         raise SubmitError(f'"{shown}" must be text, got {type(value).__name__}.')
     if not value.strip():
-        raise SubmitError(f'"{shown}" is empty: expected 1 to {most:,} characters.')
+        raise SubmitError(f'"{shown}" is empty: expected text.')
     if len(value) > most:
         raise SubmitError(f'"{shown}" has {len(value):,} characters: at most {most:,}.')
     try:
         value.encode()
     except UnicodeEncodeError:
         raise SubmitError(f'"{shown}" holds half a surrogate pair: not valid Unicode.') from None
+
+
+def _check_size(wire: Mapping[str, Any]) -> None:
+    """Raise for more than a request to Redis takes, which holds the JSON as text of a JSON."""
+    text = json.dumps(wire, ensure_ascii=False)
+    size = len(json.dumps(text, ensure_ascii=False).encode())
+    if size > MAX_INPUT_BYTES:
+        raise SubmitError(
+            f"The task takes {size:,} bytes of a request to Redis, which takes at most "
+            f"{MAX_INPUT_BYTES:,}: shorten it."
+        )
 
 
 def _check_number(

@@ -17,6 +17,7 @@ from longtask_kit.widgets.saved import make_bundle
 if TYPE_CHECKING:
     from IPython.core.display_functions import DisplayHandle
 
+    from longtask_kit.client.feed import FeedState
     from longtask_kit.client.task import Task
     from longtask_kit.widgets.output import TaskOutput
 
@@ -30,7 +31,7 @@ def display_task(task: Task) -> None:
         return
     from IPython.display import display
 
-    if task.is_over:
+    if task._feed.state.is_over:
         display(make_bundle(task.snapshot()), raw=True)  # type: ignore[no-untyped-call]
         return
     from longtask_kit.widgets.output import TaskOutput
@@ -49,16 +50,17 @@ def _replace_when_over(task: Task, output: TaskOutput, handle: DisplayHandle) ->
     At once: a cell that awaits the task must not end before its output is what will be saved.
     """
 
-    def look() -> None:
-        if task.is_over:
+    def look(state: FeedState) -> None:
+        if state.is_over:
             stop()
             _live.pop(task, None)
-            handle.update(make_bundle(task.copy_state()), raw=True)  # type: ignore[no-untyped-call]
+            handle.update(make_bundle(task._feed.copy()), raw=True)  # type: ignore[no-untyped-call]
             # After the last draw, for views elsewhere ("Create New View for Output").
-            task.door.call_later(0.2, output.close)
+            task._door.call_later(0.2, output.close)
 
-    stop = task.listen(look)
-    look()
+    stop = task._feed.listen(look)
+    task._feed.follow()
+    look(task._feed.state)
 
 
 def _is_kernel() -> bool:

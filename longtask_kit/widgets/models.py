@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from longtask_kit.settings import direct_connection, secret
+from longtask_kit.settings import secret
+from longtask_kit.transport import TRANSPORT_ERRORS, open_client
 
 if TYPE_CHECKING:
     from longtask_kit.settings import Settings
@@ -17,19 +18,15 @@ async def fetch_models(settings: Settings) -> dict[str, str]:
 
     The menu is a convenience: a service that does not answer, or not so, offers nothing.
     """
-    import httpx
-
     base_url = settings.openai_base_url
     if base_url is None or settings.openai_api_key is None:
         return {}
     headers = {"Authorization": f"Bearer {secret(settings.openai_api_key)}"}
     try:
-        with direct_connection(base_url):
-            client = httpx.AsyncClient(timeout=_TIMEOUT_S, headers=headers)
-        async with client:
+        async with open_client(base_url, timeout=_TIMEOUT_S, headers=headers) as client:
             answer = await client.get(f"{base_url.rstrip('/')}/models")
         answer.raise_for_status()
         listed = answer.json()["data"]
         return {str(model["id"]): str(model.get("description") or "") for model in listed}
-    except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
+    except (*TRANSPORT_ERRORS, ValueError, KeyError, TypeError, AttributeError):
         return {}

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from datetime import datetime
 
+    from longtask_kit.client.feed import FeedState
     from longtask_kit.client.task import Task
     from longtask_kit.log.transcript import Transcript
 
@@ -76,8 +77,6 @@ class TaskOutput(anywidget.AnyWidget):
         """Whether it follows its task: not before one, after its end, or when told to stop."""
         return bool(self._meta["isWatching"])
 
-    # -- what it shows --------------------------------------------------------------------------
-
     def watch(self, task: Task) -> None:
         """Show a task from its first token on, whatever was shown before."""
         self._stop_listening()
@@ -89,15 +88,16 @@ class TaskOutput(anywidget.AnyWidget):
             self.show(
                 taskId=task.id,
                 status="pending",
-                model=task.spec.get("model"),
-                maxTokens=task.spec.get("maxTokens"),
+                model=task.spec.model,
+                maxTokens=task.spec.max_tokens,
                 isWatching=True,
                 canRetry=True,
-                isReplay=task.is_over,
+                isReplay=task._feed.state.is_over,
             )
         self.status = "pending"  # not the end of what was shown before
-        self._stop_listening = task.listen(self._schedule_draw)
-        self._schedule_draw()
+        self._stop_listening = task._feed.listen(self._schedule_draw)
+        task._feed.follow()
+        self._schedule_draw(task._feed.state)
 
     def unwatch(self) -> None:
         """Stop watching; the task runs on."""
@@ -113,12 +113,12 @@ class TaskOutput(anywidget.AnyWidget):
     def cancel(self) -> None:
         """Ask the task to end; returns at once."""
         if (task := self.task) is not None and self.status not in TERMINAL_STATUSES:
-            task.door.start(self._report(task.door.backend.cancel(task.id)))
+            task._door.start(self._report(task._door.backend.cancel(task.id)))
 
     def retry(self) -> None:
         """Run a failed task again as a new attempt; returns at once."""
         if (task := self.task) is not None and self.status == "failed":
-            task.door.start(self._report(task.retry_on_loop()))
+            task._door.start(self._report(task._retry_on_loop()))
 
     def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:  # noqa: ANN401
         """Return the widget's state, always with the whole text as it is now."""
@@ -127,30 +127,32 @@ class TaskOutput(anywidget.AnyWidget):
             state["snapshot"] = self._make_snapshot()
         return state
 
-    # -- drawing: on the kit's thread -----------------------------------------------------------
-
-    def _schedule_draw(self) -> None:
+    def _schedule_draw(self, state: FeedState) -> None:
         """Draw soon, as often as is worth it; called whenever the task changes.
 
         The end is drawn at once: whoever awaited the task finds `status` up to date.
         """
         task = self.task
-        if task is not None and task.is_over:
+        if task is not None and state.is_over:
             self._draw()
             return
         if self._is_draw_due or task is None:
             return
         self._is_draw_due = True
-        task.door.call_later(self._pace.find_wait_s(), self._draw)
+        task._door.call_later(self._pace.find_wait_s(), self._draw)
 
     def _draw(self) -> None:
         self._is_draw_due = False
         task = self.task
         if task is None:
             return
-        text, attempt, figures = task.read_state(_take_view)
-        if task.broken is not None:
-            figures |= {"error": str(task.broken), "cure": "Attach again later.", "code": "stream"}
+        text, attempt, figures = task._feed.read(_take_view)
+        if task._feed.error is not None:
+            figures |= {
+                "error": str(task._feed.error),
+                "cure": "Attach again later.",
+                "code": "stream",
+            }
         with self._lock:
             if attempt != self._attempt:
                 self._begin_attempt(attempt)
@@ -172,8 +174,6 @@ class TaskOutput(anywidget.AnyWidget):
             self._text = ""
             self._meta["notice"] = f"Attempt {attempt}: the text starts over"
         self._attempt = attempt
-
-    # -- the wire -------------------------------------------------------------------------------
 
     def _send_update(self, delta: str, changed: dict[str, Any]) -> None:
         with self._lock:
@@ -238,7 +238,7 @@ class TaskOutput(anywidget.AnyWidget):
         """
         comm = self.comm
         if comm is not None and hasattr(comm, "_reply_subshell_for"):
-            comm._reply_subshell_for = lambda _, default: default  # noqa: SLF001
+            comm._reply_subshell_for = lambda _, default: default
 
 
 _FIGURES = (

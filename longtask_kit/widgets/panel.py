@@ -57,15 +57,13 @@ class TaskPanel(w.VBox):
         form = w.VBox([self.prompt, self._make_settings_row(), self.model_note, self._system_fold])
         super().__init__([form, self.output])
         if kit.settings is not None:
-            kit.start(self._list_models(kit.settings))
+            kit._door.start(self._list_models(kit.settings))
         self.add_class("longtask-panel")
         self.layout.max_width = "60rem"
 
     def __repr__(self) -> str:
         tasks = "1 task" if len(self.tasks) == 1 else f"{len(self.tasks)} tasks"
         return f"TaskPanel({self.status}, {tasks})"
-
-    # -- driving it -----------------------------------------------------------------------------
 
     @property
     def task(self) -> Task | None:
@@ -103,8 +101,6 @@ class TaskPanel(w.VBox):
     def stop_watching(self) -> None:
         """Leave the task alone; it runs on, and `history` brings it back."""
         self.output.unwatch()
-
-    # -- the form -------------------------------------------------------------------------------
 
     def _make_form(self, *, is_demo: bool) -> None:
         wide = w.Layout(width="auto")
@@ -189,7 +185,7 @@ class TaskPanel(w.VBox):
     def _label_of(self, task: Task) -> str:
         """Return what is to be said of the model that answers: that it is scripted, or small."""
         default = self._kit.settings.model if self._kit.settings else ""
-        name = str(task.spec.get("model") or default)
+        name = task.spec.model or default
         return DEMO_LABEL if self._is_scripted(name) else self._offered.get(name, "")
 
     def _is_scripted(self, name: str) -> bool:
@@ -210,8 +206,6 @@ class TaskPanel(w.VBox):
         self.model_note.value = note
         self.model_note.layout.display = None if note else "none"
 
-    # -- the output's actions -------------------------------------------------------------------
-
     def _take_status(self, change: dict[str, Any]) -> None:
         self.status = change["new"]
 
@@ -222,7 +216,7 @@ class TaskPanel(w.VBox):
                 self._take_fields(message.get("fields"))
                 self.submit()
             case "remembered" if self.task is None:
-                self._kit.start(self._offer(str(message.get("taskId"))))
+                self._kit._door.start(self._offer(str(message.get("taskId"))))
             case "continue":
                 self._continue(str(message.get("taskId")))
             case "dismiss":
@@ -243,11 +237,11 @@ class TaskPanel(w.VBox):
     async def _offer(self, task_id: str) -> None:
         """Offer to continue what the page remembers, if it still is under way."""
         try:
-            record = await self._kit.backend.read_task(task_id)
+            record = await self._kit._door.backend.read(task_id)
         except LongTaskError:
             return
         if record.status not in TERMINAL_STATUSES and self.task is None:
-            prompt = str(record.spec.get("prompt", ""))[:120]
+            prompt = str(record.wire.get("prompt", ""))[:120]
             offer = {"taskId": task_id, "prompt": prompt, "status": record.status}
             self.output.show(offer=offer)
 
@@ -259,5 +253,5 @@ class TaskPanel(w.VBox):
 
 
 def _describe(task: Task) -> str:
-    prompt = " ".join(str(task.spec.get("prompt", "")).split())
+    prompt = " ".join(task.spec.prompt.split())
     return f"{prompt[:40]} · {task.id[5:11]}"

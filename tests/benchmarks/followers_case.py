@@ -163,7 +163,7 @@ async def _follow(
     try:
         await store.create(task_id, wire)
         readers = await open_readers(str(settings.base_url), [task_id] * count)
-        await queue.publish(task_id, wire)
+        await queue.publish(task_id)
     finally:
         await store.aclose()
         await queue.aclose()

@@ -25,13 +25,13 @@ def main(idle_s: float) -> None:
     """Follow, measure, say it."""
     ids = sys.stdin.read().split()
     with connect(settings=Settings(_env_file=None), quiet=True) as kit:
-        first = Task(ids[0], door=kit)
-        first.listen(_ignore)  # what the first one loads is not the others' cost
-        wait_until(lambda: first.live_transcript.updated)
+        first = Task(ids[0], door=kit._door)
+        _follow(first)  # what the first one loads is not the others' cost
+        wait_until(lambda: first._feed.transcript.updated)
         before = _read_memory()
-        tasks = [Task(task_id, door=kit) for task_id in ids[1:]]
+        tasks = [Task(task_id, door=kit._door) for task_id in ids[1:]]
         for task in tasks:
-            task.listen(_ignore)
+            _follow(task)
         give_up_at = time.monotonic() + _PATIENCE_S
         while (followed := _count(tasks)) < len(tasks) and time.monotonic() < give_up_at:
             time.sleep(0.05)
@@ -47,11 +47,12 @@ def main(idle_s: float) -> None:
 
 
 def _count(tasks: list[Task]) -> int:
-    return sum(task.live_transcript.updated is not None for task in tasks)
+    return sum(task._feed.transcript.updated is not None for task in tasks)
 
 
-def _ignore() -> None:
-    pass
+def _follow(task: Task) -> None:
+    task._feed.listen(lambda _: None)
+    task._feed.follow()
 
 
 def _read_memory() -> int:

@@ -81,10 +81,11 @@ class Watched:
     def watch(self, task: lt.Task) -> None:
         """Have another reader of the task watched as well."""
         self.readers.append(task)
-        task.listen(lambda: self._look(task))
+        task._feed.listen(lambda _: self._look(task))
+        task._feed.follow()
 
     def _look(self, task: lt.Task) -> None:
-        attempt, text = task.read_state(lambda state: (state.attempt, state.text))
+        attempt, text = task._feed.read(lambda state: (state.attempt, state.text))
         whole = text_of(self.prompt, attempt, max_tokens=self.max_tokens)
         with self._lock:
             self.looks += 1

@@ -213,7 +213,7 @@ def check_never_ran(own: lt.Settings, model: ScriptedModel, error: lt.SubmitErro
     record = read_record(own, task_id)
     assert (record.status, record.code) == ("failed", "not_queued")
     assert record.error == str(error)
-    prompt = record.spec["prompt"]
+    prompt = record.wire["prompt"]
     assert model.calls[prompt] == 0
     with lt.connect(settings=own, quiet=True) as kit:
         task = kit.attach(task_id)

@@ -210,7 +210,7 @@ def raise_zombies(rig: Rig, rng: random.Random, redis: Redis, *, is_late: bool) 
 
 
 def _streams(watched: Watched, *, attempt: int) -> bool:
-    return watched.task.read_state(lambda state: state.attempt == attempt and bool(state.text))
+    return watched.task._feed.read(lambda state: state.attempt == attempt and bool(state.text))
 
 
 def _read(rig: Rig, redis: Redis, task_id: str, *, is_late: bool) -> object:

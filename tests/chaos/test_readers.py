@@ -9,7 +9,7 @@ import pytest
 from upstash_redis import Redis
 
 import longtask_kit as lt
-from longtask_kit.client.http_api import ServiceBackend
+from longtask_kit.client.door import ServiceBackend
 from longtask_kit.log import news, subscribe
 from longtask_kit.log.events import Cursor, TaskEvent
 from longtask_kit.log.keys import log_key, task_key

@@ -131,7 +131,7 @@ def test_a_redis_that_stays_away_past_the_limit_ends_the_attempt_and_a_later_one
             prompts = [f"At length: {new_prompt()}" for _ in range(3)]
             batch = [rig.submit(p, model="demo-long", max_tokens=2000) for p in prompts]
             at = rng.randrange(1, 200)
-            wait_until(lambda: min(w.task.live_transcript.tokens for w in batch) >= at)  # noqa: B023
+            wait_until(lambda: min(w.task._feed.transcript.tokens for w in batch) >= at)  # noqa: B023
             faults.draw_fault = lambda _: "reset"
             for watched in batch:
                 [call] = rig.model.calls_of(watched.task.id, 1)
@@ -192,8 +192,8 @@ def stream_into(rig: Rig, rng: random.Random) -> list[Watched]:
     """Submit tasks, and return when the first of them has a random number of tokens stored."""
     batch = [rig.submit(new_prompt(), model="demo@100") for _ in range(4)]
     at = rng.randrange(20, 120)
-    wait_until(lambda: min(w.task.live_transcript.tokens for w in batch) >= at)
-    assert not any(w.task.live_transcript.is_terminal for w in batch), "they stream still"
+    wait_until(lambda: min(w.task._feed.transcript.tokens for w in batch) >= at)
+    assert not any(w.task._feed.transcript.is_terminal for w in batch), "they stream still"
     return batch
 
 

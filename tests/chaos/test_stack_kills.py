@@ -59,8 +59,8 @@ def test_a_stack_killed_with_many_tasks_in_flight_finishes_them_all_after_its_re
                 for task in tasks:
                     task.events()
                 at = rng.randrange(2 * count, 20 * count)  # tokens over all of them
-                wait_until(lambda: sum(t.live_transcript.tokens for t in tasks) >= at)  # noqa: B023
-                in_flight += sum(not task.live_transcript.is_terminal for task in tasks)
+                wait_until(lambda: sum(t._feed.transcript.tokens for t in tasks) >= at)  # noqa: B023
+                in_flight += sum(not task._feed.transcript.is_terminal for task in tasks)
                 kill_group(stack)
                 stack = run_stack(data)
                 for task, prompt in zip(tasks, prompts, strict=True):

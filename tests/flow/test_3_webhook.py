@@ -381,7 +381,7 @@ def test_an_app_that_is_stopped_gives_its_attempt_back(settings: lt.Settings) ->
         with serve(lt.create_app(own), port=port):
             task = kit.submit("Tell a long story", model="demo@40")
             task.events()
-            wait_until(lambda: task.live_transcript.tokens > 3)
+            wait_until(lambda: task._feed.transcript.tokens > 3)
         wait_until(lambda: task.status == "retrying")
         assert task.error == "The server was shut down."
         with serve(lt.create_app(own), port=port):  # the redelivery finds the next one

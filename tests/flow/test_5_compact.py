@@ -265,7 +265,7 @@ async def test_a_task_ended_without_an_attempt_leaves_a_small_log(
 ) -> None:
     task_id = await run_task(store, make_texts(300), end="retrying")  # its last delivery is lost
     events = await store.read_log(task_id, after=START)
-    assert await store.settle(task_id, "failed", reason="lost") == Settled()
+    assert await store.settle(task_id, "failed", reason="lost") == Settled(None)
     assert redis.xlen(log_key(task_id)) < 20
     assert (await store.read_log(task_id, after=START))[: len(events)] == events
 

@@ -95,7 +95,7 @@ async def test_a_late_word_about_an_old_message_ends_no_newer_run(settings: lt.S
     late = await store.settle(task_id, "failed", reason="old", delivery_id="msg_old")
     assert late == Done("running")
     own = await store.settle(task_id, "failed", reason="own", delivery_id="msg_new")
-    assert own == Settled()
+    assert own == Settled(None)
     await store.aclose()
 
 
@@ -226,7 +226,7 @@ async def test_cancel_settles_what_waits_and_asks_what_runs(store: Store) -> Non
     async def cancel(task_id: str) -> Settled | Done | Busy | Gone:
         return await store.settle(task_id, "cancelled", reason="r", ask_to_stop=True)
 
-    assert await cancel(waiting) == Settled()
+    assert await cancel(waiting) == Settled(None)
     assert await cancel(waiting) == Done("cancelled")
     assert await store.begin(waiting, delivery_id="m") == Done("cancelled")
     assert isinstance(await cancel(running), Busy)
@@ -256,11 +256,11 @@ async def test_a_deleted_task_stops_its_attempt(store: Store) -> None:
     task_id, attempt = await start_task(store)
     async with Publisher(store, min_flush_interval_s=0, heartbeat_s=0.1) as publisher:
         writer = publisher.open_attempt(task_id, attempt)
-        assert await store.delete(task_id)
+        assert await store.delete(task_id) == Settled(None)
         assert await asyncio.wait_for(writer.stopped, 5) == "gone"
         publisher.close_attempt(writer)
     assert await store.read_task(task_id) is None
-    assert not await store.delete(task_id)
+    assert await store.delete(task_id) == Gone()
 
 
 async def test_a_delta_larger_than_a_request_is_stored_and_holds_up_nobody(store: Store) -> None:

@@ -13,7 +13,8 @@ from httpx_sse import connect_sse
 from upstash_redis import Redis
 
 import longtask_kit as lt
-from longtask_kit.client.http_api import HttpBackend, ServiceBackend
+from longtask_kit.client.door import ServiceBackend
+from longtask_kit.client.http_api import HttpBackend
 from longtask_kit.log.events import START, Cursor, TaskEvent
 from longtask_kit.log.keys import new_task_id
 from longtask_kit.log.store import Store

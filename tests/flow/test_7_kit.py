@@ -69,7 +69,7 @@ def test_the_text_grows_while_the_cell_is_busy(kit: lt.Kit) -> None:
     give_up_at = time.monotonic() + 20
     while len(lengths) < 10 and time.monotonic() < give_up_at:
         sum(range(20_000))  # this thread computes and waits for nothing
-        lengths.add(len(task.live_transcript.text))
+        lengths.add(len(task._feed.transcript.text))
     assert len(lengths) >= 10
     task.cancel()
 
@@ -140,7 +140,7 @@ def test_what_is_of_the_wrong_kind_is_told_in_our_words(kit: lt.Kit) -> None:
         with pytest.raises(lt.SubmitError, match="metadata"):
             kit.submit("x", metadata=metadata)  # type: ignore[arg-type]
     task = kit.submit("x", model="demo-fast", metadata=MappingProxyType({"a": 1}))
-    assert task.spec["metadata"] == {"a": 1}
+    assert task.spec.metadata == {"a": 1}
 
 
 @pytest.mark.parametrize("send", [pickle.dumps, copy.copy, copy.deepcopy])
@@ -375,7 +375,7 @@ def test_a_kit_that_is_closed_meanwhile_never_passes_half_a_text_for_a_whole_one
     kit = lt.connect(settings=settings, quiet=True)
     task = kit.submit("Explain tides", model="demo@30")
     task.events()
-    wait_until(lambda: task.live_transcript.tokens > 3)
+    wait_until(lambda: task._feed.transcript.tokens > 3)
     threading.Timer(0.2, kit.close).start()
     with pytest.raises(lt.StreamError, match="attach again"):
         task.result(20)

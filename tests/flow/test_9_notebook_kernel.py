@@ -55,7 +55,7 @@ task.events()
 lengths = []
 for _ in range(8):
     time.sleep(0.15)  # a sync cell: the kernel's own loop is blocked
-    lengths.append(len(task.live_transcript.text))
+    lengths.append(len(task._feed.transcript.text))
 print(lengths)
 """
     lengths = [int(part) for part in run_cell(client, busy).strip("[]\n").split(",")]
@@ -138,7 +138,7 @@ def test_the_magics_submit_watch_and_cancel(
     _, client = kernel
     run_cell(client, "%load_ext longtask_kit")
     cell = "%%longtask --model demo-fast --max-tokens 20 --name poem --format\nAbout {3 * 'x'}"
-    topic = "poem.spec['prompt'], poem.status, poem.spec['maxTokens']"
+    topic = "poem.spec.prompt, poem.status, poem.spec.max_tokens"
     assert not [c for kind, c in collect_messages(client, cell) if kind == "error"]
     assert run_cell(client, topic) == "('About xxx', 'completed', 20)"
     literal = "%%longtask -m demo@5 -n slow --no-wait\nKeep {braces} and <tags>"

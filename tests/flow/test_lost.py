@@ -66,7 +66,7 @@ async def test_its_message_runs_it_after_all(
     assert record is not None
     assert await store.give_up_silent(record, deadline_s=1.0)
     queue = Queue.open(impatient)
-    await queue.publish(task_id, SPEC)  # a laptop that slept, a queue that was paused
+    await queue.publish(task_id)  # a laptop that slept, a queue that was paused
     await queue.aclose()
     await asyncio.to_thread(wait_until, lambda: kit.attach(task_id).status == "completed")
     assert (await kit.attach(task_id)).endswith(kit.attach(task_id).text)

@@ -80,13 +80,13 @@ def test_there_are_secrets_to_hide() -> None:
 def test_nothing_that_can_be_printed_shows_a_secret(settings: lt.Settings) -> None:
     planted, canaries = plant(settings, *SECRETS)
     with lt.connect(settings=planted, quiet=True) as kit:
-        task = lt.Task("task_12345678", door=kit)
+        task = lt.Task("task_12345678", door=kit._door)
         things: list[object] = [planted, kit, task, Queue.open(planted), Store.open(planted)]
-        things += [kit.backend, kit.backend.source, kit.description]
+        things += [kit._door.backend, kit._door.backend.source, kit.description]
         assert_hidden([show(thing) for thing in things], canaries)
         assert_hidden([planted.model_dump(), planted.model_dump_json()], canaries)
     with lt.connect(str(settings.base_url), api_key=canaries[0], quiet=True) as remote:
-        assert_hidden([show(remote), show(remote.backend)], canaries)
+        assert_hidden([show(remote), show(remote._door.backend)], canaries)
 
 
 def test_no_log_line_at_any_level_shows_a_secret(
@@ -118,7 +118,7 @@ ATTEMPTS: dict[str, Callable[[lt.Kit], Any]] = {
     "submit": lambda kit: kit.submit("x"),
     "attach": lambda kit: kit.attach("task_12345678"),
     "tasks": lambda kit: kit.tasks(),
-    "follow": lambda kit: lt.Task("task_12345678", door=kit).result(),
+    "follow": lambda kit: lt.Task("task_12345678", door=kit._door).result(),
 }
 
 

@@ -72,7 +72,7 @@ def test_a_task_that_was_running_when_the_stack_was_killed_finishes_after_it(hom
     with lt.connect(quiet=True) as kit:
         task = kit.submit("Explain tides", model="demo@100")
         task.events()
-        wait_until(lambda: task.live_transcript.tokens > 5)
+        wait_until(lambda: task._feed.transcript.tokens > 5)
         os.kill(first.pid, signal.SIGKILL)
         lt.LocalStack.join_or_start(time_scale=0.001)
         # The lease of the dead attempt runs out first.

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from longtask_kit.errors import SubmitError
-from longtask_kit.submit.spec import MAX_PROMPT_CHARS, TaskSpec
+from longtask_kit.submit.spec import MAX_INPUT_BYTES, TaskSpec
 
 examples = settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 
@@ -61,7 +61,7 @@ def make_circle() -> dict[str, Any]:
         ("prompt", "", '"prompt" is empty'),
         ("prompt", " \n\t ", '"prompt" is empty'),
         ("prompt", "\u3000\u2028", '"prompt" is empty'),
-        ("prompt", "x" * (MAX_PROMPT_CHARS + 1), '"prompt" has 500,001 characters'),
+        ("prompt", "x" * (MAX_INPUT_BYTES + 1), '"prompt" has 9,900,001 characters'),
         ("prompt", "half \ud83d", '"prompt" holds half a surrogate pair'),
         ("model", "", '"model" is empty'),
         ("model", 4, '"model" must be text'),
@@ -117,7 +117,7 @@ def test_a_wrong_value_is_refused_by_its_wire_name(field: str, value: object, me
     ("field", "value"),
     [
         ("prompt", "x"),
-        ("prompt", "x" * MAX_PROMPT_CHARS),
+        ("prompt", "x" * (MAX_INPUT_BYTES - 200)),
         ("prompt", "\0"),
         ("prompt", "👩‍👩‍👧"),
         ("model", None),
@@ -141,7 +141,7 @@ def test_the_ends_of_the_ranges_are_allowed(field: str, value: object) -> None:
 
 def test_a_refusal_does_not_quote_a_long_prompt() -> None:
     with pytest.raises(SubmitError) as caught:
-        TaskSpec(prompt="secret " * MAX_PROMPT_CHARS)
+        TaskSpec(prompt="secret " * MAX_INPUT_BYTES)
     assert len(str(caught.value)) < 120
 
 

@@ -33,8 +33,8 @@ def test_every_part_can_be_driven_and_watched(kit: lt.Kit) -> None:
     wait_until(lambda: panel.status == "completed")
     assert seen[0] == "pending"
     assert seen[-1] == "completed"
-    assert task.spec["maxTokens"] == 40
-    assert task.spec["system"] == "Be brief."
+    assert task.spec.max_tokens == 40
+    assert task.spec.system == "Be brief."
     assert repr(panel) == "TaskPanel(completed, 1 task)"
 
 
@@ -72,12 +72,12 @@ def test_a_submit_of_the_page_brings_the_form_as_it_stands(kit: lt.Kit) -> None:
     }
     panel.output._receive(panel.output, {"t": "submit", "fields": typed}, [])
     assert panel.task is not None
-    spec = panel.task.spec
+    spec = panel.task.spec.to_wire()
     assert {name: str(spec[name]) for name in typed} == typed
     nonsense = {"maxTokens": "many", "temperature": "", "history": "x", "prompt": None}
     for fields in (nonsense, "nonsense", None):
         panel.output._receive(panel.output, {"t": "submit", "fields": fields}, [])
-        assert panel.task.spec == spec, "what is no value changes nothing"
+        assert panel.task.spec.to_wire() == spec, "what is no value changes nothing"
 
 
 def test_bad_input_is_shown_and_submits_nothing(kit: lt.Kit) -> None:

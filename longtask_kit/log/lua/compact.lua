@@ -1,6 +1,6 @@
 -- Store an ended task's text in fewer entries, where one of a single token takes five times its text.
 -- Successive `content` entries become one, with the id and time of the last; its field `p` says how
--- to take it apart again (compaction.py). Readers get the same events, so nothing is published.
+-- to take it apart again (events.py). Readers get the same events, so nothing is published.
 -- A step at a time, as a long log would hold up everybody's Redis for a second: each moves some
 -- entries to a new log, which takes the place of the old one when it is whole.
 -- KEYS[3] the new log

@@ -3,7 +3,7 @@
 -- ARGV[6] '1': when an attempt is running, ask it to stop
 -- ARGV[7] message id this is about, or '': a late word about an old message ends no newer run
 -- ARGV[8] only when nothing has happened for so long, ms
--- Returns 'settled' | 'done' status | 'busy' lease left, ms | 'gone'.
+-- Returns 'settled' message id | 'done' status | 'busy' lease left, ms | 'gone'.
 local status = redis.call('HGET', KEYS[1], 'status')
 if not status then return {'gone'} end
 if is_terminal(status) then return {'done', status} end
@@ -22,4 +22,4 @@ redis.call('HSET', KEYS[1], 'status', ARGV[3], 'updated_ms', now, unpack(cjson.d
 add({attempt .. '-1', 'k', 'status', 'd', ARGV[3]})
 add({attempt .. '-2', unpack(cjson.decode(ARGV[4]))})
 keep()
-return {'settled'}
+return {'settled', redis.call('HGET', KEYS[1], 'message_id')}
