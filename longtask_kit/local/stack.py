@@ -13,9 +13,9 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Never, Self
 
 from filelock import FileLock
 from filelock import Timeout as LockTimeout
@@ -45,46 +45,68 @@ _STARTED: dict[int, subprocess.Popen[bytes]] = {}
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """What a `LocalStack` describes; process and temporary folder where it is ours to end."""
+
+    state: dict[str, Any]
+    files: StackFiles
+    process: subprocess.Popen[bytes] | None = None
+    scratch: str | None = None
+
+
 class LocalStack:
     """A running local stack: real Valkey, Upstash's REST protocol, a queue, a demo model.
 
-    `LocalStack.join_or_start()` returns the one that every notebook shares; it outlives the
-    kernel. `LocalStack(data=None)` starts a throw-away one, bound to this process and removed
-    with it: use it as a context manager in tests.
-
-    Args:
-        data: Folder of its data; None is a temporary one.
-        options: Fields of `StackConfig`: `time_scale`, `tokens_per_s`, ports, …
+    Made by `LocalStack.start()` (a throw-away one, or one on a folder of its own),
+    `LocalStack.join_or_start()` (the one that every notebook shares) or `LocalStack.find()`.
 
     Attributes:
         environment: The variables that point the SDKs and the kit at it; holds its tokens.
         pid: Its process.
-
-    Raises:
-        LocalStackError: It could not start; the message says the cure.
     """
 
     DESCRIPTION = f"local stack (Valkey, Redis REST, queue, webhook app, demo model). {DEMO_LABEL}"
 
-    def __init__(self, data: Path | str | None = None, **options: Any) -> None:  # noqa: ANN401
-        self._process: subprocess.Popen[bytes] | None = None
+    def __init__(self, *_: Never, running: _Running | None = None, **__: Never) -> None:
+        """Describe a running stack; the class methods make one."""
+        if running is None:
+            raise LocalStackError(
+                "LocalStack(…) describes a running stack and starts none: call "
+                "LocalStack.start(…) with the same arguments for one that ends with this process, "
+                "or LocalStack.join_or_start() for the one that notebooks share."
+            )
+        self.pid: int = running.state["pid"]
+        self.environment: dict[str, str] = running.state["environment"]
+        self._files, self._process, self._scratch = running.files, running.process, running.scratch
+
+    @classmethod
+    def start(cls, data: Path | str | None = None, **options: Any) -> Self:  # noqa: ANN401
+        """Start a stack that is bound to this process; as a context manager it ends with the block.
+
+        Args:
+            data: Folder of its data, which stay; None is a temporary one, removed with the stack.
+            options: Fields of `StackConfig`: `time_scale`, `tokens_per_s`, ports, …
+
+        Raises:
+            LocalStackError: It could not start, or the folder has a stack; says the cure.
+        """
         folder = make_runtime_folder()
-        self._scratch = tempfile.mkdtemp(prefix="longtask-") if data is None else None
-        data_dir = Path(data if data is not None else self._scratch or "")
-        self._files = StackFiles(folder, data_dir.resolve())
+        scratch = tempfile.mkdtemp(prefix="longtask-") if data is None else None
+        data_dir = Path(data if data is not None else scratch or "")
+        files = StackFiles(folder, data_dir.resolve())
+        process = None
         try:
             config = make_config(data_dir, options)
-            with _locked(self._files):
-                _refuse_second(self._files)
-                flags = ["--owned", *(["--scratch"] if self._scratch else [])]
-                self._process = _spawn(config, self._files, flags)
-                state = _wait_until_ready(self._process, self._files)
+            with _locked(files):
+                _refuse_second(files)
+                process = _spawn(config, files, ["--owned", *(["--scratch"] if scratch else [])])
+                state = _wait_until_ready(process, files)
         except BaseException:
-            self._end_process()
-            self._remove_scratch()
+            _end_process(process)
+            _remove_scratch(scratch, files)
             raise
-        self.pid: int = state["pid"]
-        self.environment: dict[str, str] = state["environment"]
+        return cls(running=_Running(state, files, process, scratch))
 
     @classmethod
     def join_or_start(cls, data: Path | str | None = None, **options: Any) -> Self:  # noqa: ANN401
@@ -105,7 +127,7 @@ class LocalStack:
                 process = _spawn(config, files)
                 _STARTED[process.pid] = process
                 state = _wait_until_ready(process, files)
-        return cls._of(files, state)
+        return cls(running=_Running(state, files))
 
     @classmethod
     def find(cls, data: Path | str | None = None) -> Self | None:
@@ -116,14 +138,7 @@ class LocalStack:
         """
         files = StackFiles.of(Path(data) if data else default_data_dir())
         state = _find_running(files)
-        return None if state is None else cls._of(files, state)
-
-    @classmethod
-    def _of(cls, files: StackFiles, state: dict[str, Any]) -> Self:
-        stack = cls.__new__(cls)
-        stack._scratch, stack._process, stack._files = None, None, files  # noqa: SLF001 - ours
-        stack.pid, stack.environment = state["pid"], state["environment"]
-        return stack
+        return None if state is None else cls(running=_Running(state, files))
 
     def __repr__(self) -> str:
         return f"<LocalStack pid {self.pid} webhook {self.environment['LONGTASK_BASE_URL']}>"
@@ -156,26 +171,29 @@ class LocalStack:
             LocalStackError: It does not end.
         """
         if self._process is not None:
-            self._end_process()
+            _end_process(self._process)
         elif (state := _find_running(self._files)) is not None and state["pid"] == self.pid:
             _terminate(self.pid, self._files)
-        self._remove_scratch()
+        _remove_scratch(self._scratch, self._files)
 
-    def _end_process(self) -> None:
-        if self._process is None:
-            return
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        self._process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_STOP_TIMEOUT_S)
-        self._process.kill()
-        self._process.wait()
 
-    def _remove_scratch(self) -> None:
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
-            self._files.remove()
+def _end_process(process: subprocess.Popen[bytes] | None) -> None:
+    """End what `start` started."""
+    if process is None:
+        return
+    if process.stdin is not None:
+        process.stdin.close()
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_STOP_TIMEOUT_S)
+    process.kill()
+    process.wait()
+
+
+def _remove_scratch(scratch: str | None, files: StackFiles) -> None:
+    if scratch is not None:
+        shutil.rmtree(scratch, ignore_errors=True)
+        files.remove()
 
 
 def make_settings(environment: Mapping[str, str]) -> Settings:
