@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -21,22 +22,23 @@ from filelock import FileLock
 from filelock import Timeout as LockTimeout
 
 from longtask_kit.errors import LocalStackError
-from longtask_kit.local.config import StackConfig, StackFiles, make_private_folder, write_private
+from longtask_kit.local.config import StackConfig, StackFiles, make_private_folder
 from longtask_kit.local.files import hold_folder
 from longtask_kit.local.identity import (
     DEV_KEYS,
     bind_all,
     load_identity,
     make_environment,
+    make_settings,
     save_identity,
 )
 from longtask_kit.local.redis.valkey import ValkeyProcess
+from longtask_kit.local.state import forget_state, lock_start, refuse_second, write_state
 from longtask_kit.server.http_edge import LoopbackHostsOnly
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
-    from pathlib import Path
 
     Scope = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[Any]]
@@ -113,9 +115,8 @@ async def run_stack(
             if name == "redis":  # the server would wait for its subscriptions otherwise
                 stack.callback(apps["redis"].end_streams)
         save_identity(config.data_dir, identity)
-        stack.callback(_forget, files.state)  # first of all: nobody may join a stack that ends
-        state = {"pid": os.getpid(), "environment": environment}
-        write_private(files.state, json.dumps(state))
+        stack.callback(forget_state, files)  # first of all: nobody may join a stack that ends
+        write_state(files, environment)
         announce(environment)
         from longtask_kit.server.openai import warm_up
 
@@ -124,13 +125,6 @@ async def run_stack(
         await _wait_for_end(config, files, activity, queue, stop)
         if watching.done():
             watching.result()
-
-
-def _forget(state: Path) -> None:
-    """Remove our state file, unless another stack has written its own since."""
-    with contextlib.suppress(OSError, ValueError):
-        if json.loads(state.read_text())["pid"] == os.getpid():
-            state.unlink()
 
 
 async def _start_redis(
@@ -170,7 +164,6 @@ def _make_apps(
     from longtask_kit.local.qstash import create_qstash_app
     from longtask_kit.local.qstash.plan import PLANS, UNLIMITED
     from longtask_kit.local.redis.app import create_redis_rest_app
-    from longtask_kit.local.stack import make_settings
     from longtask_kit.server.app import create_app
 
     return {
@@ -270,7 +263,7 @@ def _forget_if_idle(files: StackFiles, activity: Activity, limit_s: float) -> bo
         with FileLock(files.lock).acquire(timeout=0):
             if activity.idle_s < limit_s:
                 return False
-            _forget(files.state)
+            forget_state(files)
             return True
     except LockTimeout:
         return False
@@ -330,6 +323,29 @@ def serve_for_ever(
         raise KeyboardInterrupt
 
 
+def run_in_foreground(config: StackConfig, announce: Callable[[dict[str, str]], None]) -> None:
+    """Run a stack in this process until Ctrl-C or `longtask down`; notebooks join it.
+
+    Args:
+        config: What to run.
+        announce: Called with the stack's environment once it is ready.
+
+    Raises:
+        LocalStackError: It could not start; the message says the cure.
+    """
+    files = StackFiles.of(config.data_dir)
+    lock = contextlib.ExitStack()
+
+    def release_and_announce(environment: dict[str, str]) -> None:
+        lock.close()
+        announce(environment)
+
+    with lock:
+        lock.enter_context(lock_start(files))
+        refuse_second(files)
+        serve_for_ever(config, files, announce=release_and_announce)
+
+
 def _is_news(record: logging.LogRecord) -> bool:
     """Tell whether uvicorn says more than that an ending stack cuts off what is still open.
 
@@ -342,8 +358,6 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 def parse_options(text: str) -> tuple[StackConfig, StackFiles]:
     """Read what `LocalStack` hands over as JSON: the options, and where it waits for the state."""
-    from pathlib import Path
-
     values = json.loads(text)
     data_dir = Path(values.pop("data_dir"))
     files = StackFiles(Path(values.pop("folder")), data_dir)

@@ -6,19 +6,13 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never, Self
-
-from filelock import FileLock
-from filelock import Timeout as LockTimeout
 
 from longtask_kit.errors import LocalStackError
 from longtask_kit.local import DEMO_LABEL
@@ -30,26 +24,32 @@ from longtask_kit.local.config import (
     make_config,
     make_runtime_folder,
 )
-from longtask_kit.local.files import explain_hold, find_holder
-from longtask_kit.settings import Settings
+from longtask_kit.local.identity import make_settings
+from longtask_kit.local.state import (
+    STARTED,
+    STOP_TIMEOUT_S,
+    StackState,
+    end_stack,
+    find_running,
+    lock_start,
+    read_state,
+    refuse_second,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Sequence
     from types import TracebackType
 
+    from longtask_kit.settings import Settings
+
 _START_TIMEOUT_S = 30.0
-_STOP_TIMEOUT_S = 10.0
-# What this process started and left running: kept, so that an ended one is reaped when asked for;
-# otherwise it would stay a zombie, and look alive.
-_STARTED: dict[int, subprocess.Popen[bytes]] = {}
-_NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True, slots=True)
 class _Running:
     """What a `LocalStack` describes; process and temporary folder where it is ours to end."""
 
-    state: dict[str, Any]
+    state: StackState
     files: StackFiles
     process: subprocess.Popen[bytes] | None = None
     scratch: str | None = None
@@ -76,8 +76,8 @@ class LocalStack:
                 "LocalStack.start(…) with the same arguments for one that ends with this process, "
                 "or LocalStack.join_or_start() for the one that notebooks share."
             )
-        self.pid: int = running.state["pid"]
-        self.environment: dict[str, str] = running.state["environment"]
+        self.pid: int = running.state.pid
+        self.environment: dict[str, str] = running.state.environment
         self._files, self._process, self._scratch = running.files, running.process, running.scratch
 
     @classmethod
@@ -98,8 +98,8 @@ class LocalStack:
         process = None
         try:
             config = make_config(data_dir, options)
-            with _locked(files):
-                _refuse_second(files)
+            with lock_start(files):
+                refuse_second(files)
                 process = _spawn(config, files, ["--owned", *(["--scratch"] if scratch else [])])
                 state = _wait_until_ready(process, files)
         except BaseException:
@@ -121,11 +121,11 @@ class LocalStack:
         """
         config = make_config(Path(data) if data else default_data_dir(), options)
         files = StackFiles.of(config.data_dir)
-        with _locked(files):
-            state = _find_running(files)
+        with lock_start(files):
+            state = find_running(files)
             if state is None:
                 process = _spawn(config, files)
-                _STARTED[process.pid] = process
+                STARTED[process.pid] = process
                 state = _wait_until_ready(process, files)
         return cls(running=_Running(state, files))
 
@@ -137,7 +137,7 @@ class LocalStack:
             LocalStackError: A process has the folder and does not answer.
         """
         files = StackFiles.of(Path(data) if data else default_data_dir())
-        state = _find_running(files)
+        state = find_running(files)
         return None if state is None else cls(running=_Running(state, files))
 
     def __repr__(self) -> str:
@@ -172,8 +172,8 @@ class LocalStack:
         """
         if self._process is not None:
             _end_process(self._process)
-        elif (state := _find_running(self._files)) is not None and state["pid"] == self.pid:
-            _terminate(self.pid, self._files)
+        elif (state := find_running(self._files)) is not None and state.pid == self.pid:
+            end_stack(self.pid, self._files)
         _remove_scratch(self._scratch, self._files)
 
 
@@ -185,7 +185,7 @@ def _end_process(process: subprocess.Popen[bytes] | None) -> None:
         process.stdin.close()
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(_STOP_TIMEOUT_S)
+        process.wait(STOP_TIMEOUT_S)
     process.kill()
     process.wait()
 
@@ -194,58 +194,6 @@ def _remove_scratch(scratch: str | None, files: StackFiles) -> None:
     if scratch is not None:
         shutil.rmtree(scratch, ignore_errors=True)
         files.remove()
-
-
-def make_settings(environment: Mapping[str, str]) -> Settings:
-    """Return settings from a stack's environment; of the process's own only `LONGTASK_` tuning."""
-    names = {
-        "LONGTASK_BASE_URL": "base_url",
-        "LONGTASK_MODEL": "model",
-    }
-    values = {
-        names.get(name, name.lower()): value
-        for name, value in environment.items()
-        if name != "NEXT_PUBLIC_BASE_URL"
-    }
-    return Settings(_env_file=None, dev=False, api_key=None, **values)
-
-
-def run_in_foreground(config: StackConfig, announce: Callable[[dict[str, str]], None]) -> None:
-    """Run a stack in this process until Ctrl-C or `longtask down`; notebooks join it.
-
-    Args:
-        config: What to run.
-        announce: Called with the stack's environment once it is ready.
-
-    Raises:
-        LocalStackError: It could not start; the message says the cure.
-    """
-    from longtask_kit.local.process import serve_for_ever
-
-    files = StackFiles.of(config.data_dir)
-    lock = contextlib.ExitStack()
-
-    def release_and_announce(environment: dict[str, str]) -> None:
-        lock.close()
-        announce(environment)
-
-    with lock:
-        lock.enter_context(_locked(files))
-        _refuse_second(files)
-        serve_for_ever(config, files, announce=release_and_announce)
-
-
-# -- starting -----------------------------------------------------------------------------------
-
-
-def _refuse_second(files: StackFiles) -> None:
-    state = _find_running(files)
-    if state is not None:
-        raise LocalStackError(
-            f"A stack with the data folder {files.data_dir} runs already (process "
-            f"{state['pid']}): use it as it is, stop it with `longtask down`, or choose another "
-            "folder with --data."
-        )
 
 
 def _spawn(
@@ -280,13 +228,12 @@ def _absolute_home() -> dict[str, str]:
     return {"LONGTASK_HOME": os.path.abspath(home)} if home else {}
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], files: StackFiles) -> dict[str, Any]:
+def _wait_until_ready(process: subprocess.Popen[bytes], files: StackFiles) -> StackState:
     give_up_at = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < give_up_at:
         if process.poll() is not None:
             raise LocalStackError(_explain_death(files))
-        if files.state.exists():
-            state: dict[str, Any] = json.loads(files.state.read_text())
+        if (state := read_state(files)) is not None:
             return state
         time.sleep(0.01)
     process.kill()
@@ -302,75 +249,3 @@ def _explain_death(files: StackFiles) -> str:
             return line.removeprefix("LocalStackError: ")
     tail = "\n".join(lines[-5:])
     return f"The local stack died while starting; the last lines of {files.log}:\n{tail}"
-
-
-@contextlib.contextmanager
-def _locked(files: StackFiles) -> Iterator[None]:
-    try:
-        with FileLock(files.lock, timeout=_START_TIMEOUT_S + 5):
-            yield
-    except LockTimeout as exc:
-        raise LocalStackError(
-            f"Another process has been starting the stack for too long; see {files.log}."
-        ) from exc
-
-
-# -- the running one ----------------------------------------------------------------------------
-
-
-def _find_running(files: StackFiles) -> dict[str, Any] | None:
-    """Return the state of the stack that has the data folder, or None when the folder is free.
-
-    Waits for one that is ending, which has removed its state and still saves its data.
-    """
-    give_up_at = time.monotonic() + _STOP_TIMEOUT_S
-    while (state := _read_state(files)) is None and (pid := find_holder(files)) is not None:
-        if time.monotonic() > give_up_at:
-            raise LocalStackError(explain_hold(files, pid))
-        time.sleep(0.02)
-    return state
-
-
-def _read_state(files: StackFiles) -> dict[str, Any] | None:
-    """Return the state of a stack that lives and answers, else None."""
-    try:
-        state: dict[str, Any] = json.loads(files.state.read_text())
-        url = f"{state['environment']['OPENAI_BASE_URL']}/models"
-    except (OSError, ValueError, KeyError):
-        return None
-    if not _is_alive(state["pid"]):
-        return None
-    try:
-        # Any answer will do; a process id alone may belong to somebody else by now.
-        with _NO_PROXY.open(url, timeout=5):
-            return state
-    except urllib.error.HTTPError:
-        return state
-    except OSError:
-        return None
-
-
-def _is_alive(pid: int) -> bool:
-    if pid in _STARTED:
-        return _STARTED[pid].poll() is None
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _terminate(pid: int, files: StackFiles) -> None:
-    """End a stack's process and wait for the last thing it does, which is to free its data folder.
-
-    Its process id may stay: a kernel that started it has not reaped it yet.
-    """
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-    give_up_at = time.monotonic() + _STOP_TIMEOUT_S
-    while find_holder(files) == pid:
-        if time.monotonic() > give_up_at:
-            raise LocalStackError(f"The stack (process {pid}) does not end; try `kill -9 {pid}`.")
-        time.sleep(0.02)

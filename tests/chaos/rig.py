@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import longtask_kit as lt
-from longtask_kit.local.stack import make_settings
+from longtask_kit.local.identity import make_settings
 from longtask_kit.log.events import TaskEvent
 from tests.chaos.faulty_redis import FaultyRedis
 from tests.chaos.recording_model import RecordingModel, text_of, tokens_of

@@ -54,7 +54,7 @@ def test_an_idle_stack_stays_up_while_somebody_joins(home: Path) -> None:
 
 def test_a_stopped_stack_gets_no_twin(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stack = lt.LocalStack.join_or_start()
-    monkeypatch.setattr("longtask_kit.local.stack._STOP_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("longtask_kit.local.state.STOP_TIMEOUT_S", 0.1)
     with stopped(stack.pid), pytest.raises(lt.LocalStackError) as caught:
         lt.LocalStack.join_or_start()
     assert f"Process {stack.pid} has the data folder {home / 'data'}" in str(caught.value)
@@ -67,7 +67,7 @@ def test_a_stack_of_another_runtime_folder_gets_no_twin(
 ) -> None:
     with lt.LocalStack.start(tmp_path) as stack:
         monkeypatch.setenv("LONGTASK_HOME", str(home / "other"))
-        monkeypatch.setattr("longtask_kit.local.stack._STOP_TIMEOUT_S", 0.1)
+        monkeypatch.setattr("longtask_kit.local.state.STOP_TIMEOUT_S", 0.1)
         with pytest.raises(lt.LocalStackError, match=f"Process {stack.pid} has the data folder"):
             lt.LocalStack.start(tmp_path)
 
