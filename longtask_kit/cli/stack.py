@@ -49,7 +49,8 @@ def up(
     ] = 600.0,
 ) -> None:
     """Run the local stack in the foreground; every notebook joins it. Ctrl-C ends it."""
-    from longtask_kit.local.config import StackConfig, default_data_dir
+    from longtask_kit.local.config import StackConfig
+    from longtask_kit.local.files import default_data_dir
     from longtask_kit.local.process import run_in_foreground
 
     config = StackConfig(

@@ -12,7 +12,8 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from longtask_kit.errors import LocalStackError
-from longtask_kit.local.config import is_port, write_private
+from longtask_kit.local.config import is_port
+from longtask_kit.local.files import write_private
 from longtask_kit.settings import Settings
 
 if TYPE_CHECKING:

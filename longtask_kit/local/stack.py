@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import shutil
 import subprocess
-import sys
 import tempfile
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never, Self
 
 from longtask_kit.errors import LocalStackError
 from longtask_kit.local import DEMO_LABEL
-from longtask_kit.local.config import (
-    OPTIONS_VARIABLE,
-    StackConfig,
-    StackFiles,
-    default_data_dir,
-    make_config,
-    make_runtime_folder,
-)
+from longtask_kit.local.config import make_config
+from longtask_kit.local.files import StackFiles, default_data_dir, make_runtime_folder
 from longtask_kit.local.identity import make_settings
+from longtask_kit.local.spawn import spawn, wait_until_ready
 from longtask_kit.local.state import (
     STARTED,
     STOP_TIMEOUT_S,
@@ -32,17 +23,13 @@ from longtask_kit.local.state import (
     end_stack,
     find_running,
     lock_start,
-    read_state,
     refuse_second,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from types import TracebackType
 
     from longtask_kit.settings import Settings
-
-_START_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +87,8 @@ class LocalStack:
             config = make_config(data_dir, options)
             with lock_start(files):
                 refuse_second(files)
-                process = _spawn(config, files, ["--owned", *(["--scratch"] if scratch else [])])
-                state = _wait_until_ready(process, files)
+                process = spawn(config, files, ["--owned", *(["--scratch"] if scratch else [])])
+                state = wait_until_ready(process, files)
         except BaseException:
             _end_process(process)
             _remove_scratch(scratch, files)
@@ -124,9 +111,9 @@ class LocalStack:
         with lock_start(files):
             state = find_running(files)
             if state is None:
-                process = _spawn(config, files)
+                process = spawn(config, files)
                 STARTED[process.pid] = process
-                state = _wait_until_ready(process, files)
+                state = wait_until_ready(process, files)
         return cls(running=_Running(state, files))
 
     @classmethod
@@ -194,58 +181,3 @@ def _remove_scratch(scratch: str | None, files: StackFiles) -> None:
     if scratch is not None:
         shutil.rmtree(scratch, ignore_errors=True)
         files.remove()
-
-
-def _spawn(
-    config: StackConfig, files: StackFiles, flags: Sequence[str] = ()
-) -> subprocess.Popen[bytes]:
-    """Start the stack's process: in a session of its own, so that it outlives the kernel."""
-    # Whole paths: the process has a working folder of its own.
-    values = asdict(config) | {"data_dir": str(files.data_dir), "folder": str(files.folder)}
-    files.state.unlink(missing_ok=True)  # nobody has the data folder: it is a dead one's
-    with files.log.open("wb") as log:
-        return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [
-                os.path.abspath(sys.executable),
-                "-P",
-                "-m",
-                "longtask_kit.local",
-                *flags,
-            ],
-            # Not an argument, which every user of the machine can read: a Redis URL has a password.
-            env=os.environ | _absolute_home() | {OPTIONS_VARIABLE: json.dumps(values)},
-            stdin=subprocess.PIPE if "--owned" in flags else subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            cwd=files.folder,  # which exists, unlike, perhaps, a home
-        )
-
-
-def _absolute_home() -> dict[str, str]:
-    """Return `LONGTASK_HOME`, where the models are too, as the process's own folder needs it."""
-    home = os.environ.get("LONGTASK_HOME")
-    return {"LONGTASK_HOME": os.path.abspath(home)} if home else {}
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], files: StackFiles) -> StackState:
-    give_up_at = time.monotonic() + _START_TIMEOUT_S
-    while time.monotonic() < give_up_at:
-        if process.poll() is not None:
-            raise LocalStackError(_explain_death(files))
-        if (state := read_state(files)) is not None:
-            return state
-        time.sleep(0.01)
-    process.kill()
-    raise LocalStackError(
-        f"The local stack was not ready within {_START_TIMEOUT_S:g} s; its log is {files.log}."
-    )
-
-
-def _explain_death(files: StackFiles) -> str:
-    lines = files.log.read_text(errors="replace").strip().splitlines()
-    for line in lines:
-        if line.startswith("LocalStackError: "):
-            return line.removeprefix("LocalStackError: ")
-    tail = "\n".join(lines[-5:])
-    return f"The local stack died while starting; the last lines of {files.log}:\n{tail}"

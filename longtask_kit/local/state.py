@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from longtask_kit.errors import LocalStackError
-from longtask_kit.local.config import write_private
-from longtask_kit.local.files import explain_hold, find_holder
+from longtask_kit.local.files import explain_hold, find_holder, write_private
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
 
-    from longtask_kit.local.config import StackFiles
+    from longtask_kit.local.files import StackFiles
 
 STOP_TIMEOUT_S = 10.0
 _START_LOCK_TIMEOUT_S = 35.0  # a start gives up after 30

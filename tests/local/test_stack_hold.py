@@ -10,8 +10,7 @@ import filelock
 import pytest
 
 import longtask_kit as lt
-from longtask_kit.local.config import StackFiles
-from longtask_kit.local.files import find_holder
+from longtask_kit.local.files import StackFiles, find_holder
 from tests.local.processes import find_valkey, is_alive, run_python
 from tests.wait import wait_until
 

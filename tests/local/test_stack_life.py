@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 import longtask_kit as lt
-from longtask_kit.local.config import StackFiles
+from longtask_kit.local.files import StackFiles
 from tests.local.processes import find_valkey, is_alive, run_python
 from tests.wait import wait_until
 
