@@ -30,7 +30,7 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="session")
 def stack() -> Iterator[lt.LocalStack]:
     """A stack whose retries come fast: the first after 12 ms, the third after 1.8 s."""
-    with lt.LocalStack(time_scale=0.001, idle_exit_s=None) as running:
+    with lt.LocalStack.start(time_scale=0.001, idle_exit_s=None) as running:
         yield running
 
 

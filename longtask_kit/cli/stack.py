@@ -49,8 +49,9 @@ def up(
     ] = 600.0,
 ) -> None:
     """Run the local stack in the foreground; every notebook joins it. Ctrl-C ends it."""
-    from longtask_kit.local.config import StackConfig, default_data_dir
-    from longtask_kit.local.stack import run_in_foreground
+    from longtask_kit.local.config import StackConfig
+    from longtask_kit.local.files import default_data_dir
+    from longtask_kit.local.process import run_in_foreground
 
     config = StackConfig(
         data_dir=data or default_data_dir(),

@@ -1,24 +1,18 @@
-"""How a local stack is told apart from another, and what it is started with."""
+"""What a local stack is started with, and what its options may be."""
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
-import sys
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-import platformdirs
 
 from longtask_kit.errors import LocalStackError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
-APP_NAME = "longtask_kit"
 OPTIONS_VARIABLE = "LONGTASK_STACK_OPTIONS"  # how `LocalStack` tells them to its process
 _PLANS = (None, "free", "payg")
 _PORTS = ("redis_port", "qstash_port", "app_port", "model_port")
@@ -157,124 +151,3 @@ def _is_origin(value: str) -> bool:
         return False
     is_bare = not (url.query or url.fragment or url.username)
     return url.scheme in ("http", "https") and bool(url.hostname) and port != 0 and is_bare
-
-
-def default_data_dir() -> Path:
-    """Return the folder of the stack that every notebook joins."""
-    home = os.environ.get("LONGTASK_HOME")
-    return Path(home) / "data" if home else platformdirs.user_data_path(APP_NAME) / "stack"
-
-
-def _find_runtime_folder() -> Path:
-    """Return a folder that is the user's alone.
-
-    Without XDG_RUNTIME_DIR (a container, a cron job) platformdirs would fall back to a name in /tmp
-    that anybody could have made before.
-    """
-    home = os.environ.get("LONGTASK_HOME")
-    if home:
-        return Path(home) / "run"
-    if sys.platform == "linux" and not os.environ.get("XDG_RUNTIME_DIR"):
-        return platformdirs.user_data_path(APP_NAME) / "run"
-    return platformdirs.user_runtime_path(APP_NAME)
-
-
-def make_runtime_folder() -> Path:
-    """Return the runtime folder, made if it is missing.
-
-    Raises:
-        LocalStackError: It can't be made or written to.
-    """
-    return make_private_folder(_find_runtime_folder(), "choose another with LONGTASK_HOME")
-
-
-def make_private_folder(path: Path, cure: str) -> Path:
-    """Make a folder that only the user may enter, unless it exists; return its whole path.
-
-    Raises:
-        LocalStackError: It can't be made or written to; the message ends with `cure`.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        reason = None if os.access(path, os.W_OK | os.X_OK) else "Permission denied"
-    except OSError as exc:
-        reason = exc.strerror
-    if reason:
-        raise LocalStackError(
-            f"The local stack needs {path} as a folder it can write to, which fails ({reason}): "
-            f"make it one, or {cure}."
-        )
-    return path.resolve()
-
-
-@dataclass(frozen=True, slots=True)
-class StackFiles:
-    """The files of one stack: most in the user's runtime folder, which only the user may enter.
-
-    Attributes:
-        folder: The runtime folder, absolute.
-        data_dir: The stack's data folder, absolute.
-    """
-
-    folder: Path
-    data_dir: Path
-
-    @classmethod
-    def of(cls, data_dir: Path) -> StackFiles:
-        """Return the files of the stack with this data folder.
-
-        Raises:
-            LocalStackError: There can be no runtime folder.
-        """
-        return cls(make_runtime_folder(), data_dir.resolve())
-
-    @property
-    def key(self) -> str:
-        """What tells this stack's files from another's in the runtime folder."""
-        return hashlib.sha256(str(self.data_dir).encode()).hexdigest()[:12]
-
-    @property
-    def state(self) -> Path:
-        """JSON, 0600: process id and environment of the running stack."""
-        return self.folder / f"{self.key}.json"
-
-    @property
-    def lock(self) -> Path:
-        """Held while a stack is being started or stopped."""
-        return self.folder / f"{self.key}.lock"
-
-    @property
-    def hold(self) -> Path:
-        """Locked by the stack's process for its whole life; with the data, which it protects."""
-        return self.data_dir / "stack.lock"
-
-    @property
-    def holder(self) -> Path:
-        """The id of the process that has, or had, the data folder."""
-        return self.data_dir / "stack.pid"
-
-    @property
-    def socket(self) -> Path:
-        """The embedded Valkey's unix socket."""
-        return self.folder / f"{self.key}.sock"
-
-    def remove(self) -> None:
-        """Remove what a throw-away stack leaves here."""
-        for path in (self.state, self.lock, self.log):
-            path.unlink(missing_ok=True)
-
-    @property
-    def log(self) -> Path:
-        """What the stack's process writes."""
-        return self.folder / f"{self.key}.log"
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only the user can read, in one step."""
-    draft = path.with_suffix(f".{os.getpid()}.tmp")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(descriptor)  # else a crash of the machine may leave the new name on an empty file
-    draft.replace(path)

@@ -12,9 +12,12 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from longtask_kit.errors import LocalStackError
-from longtask_kit.local.config import is_port, write_private
+from longtask_kit.local.config import is_port
+from longtask_kit.local.files import write_private
+from longtask_kit.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from longtask_kit.local.config import StackConfig
@@ -156,3 +159,17 @@ def make_environment(identity: dict[str, Any]) -> dict[str, str]:
         "NEXT_PUBLIC_BASE_URL": urls["app"],
         "LONGTASK_MODEL": "demo",
     }
+
+
+def make_settings(environment: Mapping[str, str]) -> Settings:
+    """Return settings from a stack's environment; of the process's own only `LONGTASK_` tuning."""
+    names = {
+        "LONGTASK_BASE_URL": "base_url",
+        "LONGTASK_MODEL": "model",
+    }
+    values = {
+        names.get(name, name.lower()): value
+        for name, value in environment.items()
+        if name != "NEXT_PUBLIC_BASE_URL"
+    }
+    return Settings(_env_file=None, dev=False, api_key=None, **values)

@@ -13,16 +13,15 @@ import logging
 import os
 import signal
 import sys
-import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import uvicorn
 from filelock import FileLock
 from filelock import Timeout as LockTimeout
 
 from longtask_kit.errors import LocalStackError
-from longtask_kit.local.config import StackConfig, StackFiles, make_private_folder, write_private
-from longtask_kit.local.files import hold_folder
+from longtask_kit.local.config import StackConfig
+from longtask_kit.local.files import StackFiles, hold_folder, make_private_folder
 from longtask_kit.local.identity import (
     DEV_KEYS,
     bind_all,
@@ -31,50 +30,16 @@ from longtask_kit.local.identity import (
     save_identity,
 )
 from longtask_kit.local.redis.valkey import ValkeyProcess
+from longtask_kit.local.services import Activity, make_apps, serving
+from longtask_kit.local.state import forget_state, lock_start, refuse_second, write_state
 from longtask_kit.server.http_edge import LoopbackHostsOnly
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
-    from pathlib import Path
-
-    Scope = MutableMapping[str, Any]
-    Receive = Callable[[], Awaitable[Any]]
-    Send = Callable[[Any], Awaitable[None]]
-    ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+    from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
 _IDLE_CHECK_S = 5.0
-
-
-class Activity:
-    """When a service was last asked, and how many requests are open, over all services."""
-
-    def __init__(self) -> None:
-        self.open_requests = 0
-        self.last_request = time.monotonic()
-
-    @property
-    def idle_s(self) -> float:
-        """For how long nobody has asked anything, in seconds; 0 while a request is open."""
-        return 0.0 if self.open_requests else time.monotonic() - self.last_request
-
-    def guard(self, app: ASGIApp) -> ASGIApp:
-        """Wrap an app: count its requests."""
-
-        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] != "http":
-                await app(scope, receive, send)
-                return
-            self.open_requests += 1
-            try:
-                await app(scope, receive, send)
-            finally:
-                self.open_requests -= 1
-                self.last_request = time.monotonic()
-
-        return guarded
 
 
 async def run_stack(
@@ -105,17 +70,16 @@ async def run_stack(
         listeners, rewrites = bind_all(config, identity)
         environment = make_environment(identity) | (DEV_KEYS if config.dev_keys else {})
         activity = Activity()
-        apps = _make_apps(config, environment, redis_url, rewrites)
+        apps = make_apps(config, environment, redis_url, rewrites)
         queue = apps["qstash"]
         for name in ("model", "redis", "app", "qstash"):  # whoever is called is up first
             app = LoopbackHostsOnly(activity.guard(apps[name]))
-            await stack.enter_async_context(_serving(app, listeners[name]))
+            await stack.enter_async_context(serving(app, listeners[name]))
             if name == "redis":  # the server would wait for its subscriptions otherwise
                 stack.callback(apps["redis"].end_streams)
         save_identity(config.data_dir, identity)
-        stack.callback(_forget, files.state)  # first of all: nobody may join a stack that ends
-        state = {"pid": os.getpid(), "environment": environment}
-        write_private(files.state, json.dumps(state))
+        stack.callback(forget_state, files)  # first of all: nobody may join a stack that ends
+        write_state(files, environment)
         announce(environment)
         from longtask_kit.server.openai import warm_up
 
@@ -124,13 +88,6 @@ async def run_stack(
         await _wait_for_end(config, files, activity, queue, stop)
         if watching.done():
             watching.result()
-
-
-def _forget(state: Path) -> None:
-    """Remove our state file, unless another stack has written its own since."""
-    with contextlib.suppress(OSError, ValueError):
-        if json.loads(state.read_text())["pid"] == os.getpid():
-            state.unlink()
 
 
 async def _start_redis(
@@ -158,84 +115,6 @@ async def _watch(valkey: ValkeyProcess) -> None:
         f"The stack's Valkey ended with code {code}, and the stack with it; the data stay, and "
         "the next command that needs the stack starts it again."
     )
-
-
-# -- services -----------------------------------------------------------------------------------
-
-
-def _make_apps(
-    config: StackConfig, environment: dict[str, str], redis_url: str, rewrites: dict[str, str]
-) -> dict[str, Any]:
-    from longtask_kit.local.model.app import create_model_app
-    from longtask_kit.local.qstash import create_qstash_app
-    from longtask_kit.local.qstash.plan import PLANS, UNLIMITED
-    from longtask_kit.local.redis.app import create_redis_rest_app
-    from longtask_kit.local.stack import make_settings
-    from longtask_kit.server.app import create_app
-
-    return {
-        "redis": create_redis_rest_app(
-            redis_url,
-            token=environment["UPSTASH_REDIS_REST_TOKEN"],
-            read_only_token=environment["UPSTASH_REDIS_REST_READ_ONLY_TOKEN"],
-        ),
-        "qstash": create_qstash_app(
-            redis_url,
-            token=environment["QSTASH_TOKEN"],
-            current_signing_key=environment["QSTASH_CURRENT_SIGNING_KEY"],
-            next_signing_key=environment["QSTASH_NEXT_SIGNING_KEY"],
-            time_scale=config.time_scale,
-            allow_remote=config.allow_remote,
-            rewrites=rewrites,
-            outbound=dict(map(_split, config.rewrites)),
-            dedup_window_s=config.dedup_window_s,
-            plan=PLANS[config.plan] if config.plan else UNLIMITED,
-        ),
-        "model": create_model_app(
-            api_key=environment["OPENAI_API_KEY"], tokens_per_s=config.tokens_per_s
-        ),
-        "app": create_app(make_settings(environment)),
-    }
-
-
-def _split(rewrite: str) -> tuple[str, str]:
-    old, _, new = rewrite.partition("=")
-    return old.rstrip("/"), new
-
-
-class _Server(uvicorn.Server):
-    """A uvicorn that leaves the signals to the process, which runs four of them."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
-        yield
-
-
-@contextlib.asynccontextmanager
-async def _serving(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
-    """Serve an app on a bound socket for as long as the context is open."""
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        lifespan="on",
-        ws="none",
-        timeout_graceful_shutdown=1,
-        # uvicorn's 5 s are those of httpx: a request that leaves just then meets a closed
-        # connection, and the SDK waits 3 s before it tries again.
-        timeout_keep_alive=60,
-    )
-    server = _Server(config)
-    running = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started:
-        if running.done():
-            raise LocalStackError("A service of the local stack did not start; see its log.")
-        await asyncio.sleep(0.002)
-    try:
-        yield
-    finally:
-        server.should_exit = True
-        await running
 
 
 async def _wait_for_end(
@@ -270,13 +149,10 @@ def _forget_if_idle(files: StackFiles, activity: Activity, limit_s: float) -> bo
         with FileLock(files.lock).acquire(timeout=0):
             if activity.idle_s < limit_s:
                 return False
-            _forget(files.state)
+            forget_state(files)
             return True
     except LockTimeout:
         return False
-
-
-# -- the process --------------------------------------------------------------------------------
 
 
 def serve_for_ever(
@@ -298,36 +174,68 @@ def serve_for_ever(
         LocalStackError: As `run_stack`.
         KeyboardInterrupt: After a clean end by Ctrl-C.
     """
-    was_interrupted = False
     # The services call each other, on loopback; the queue's deliveries use no proxy anyway. Of
     # the two spellings clients prefer the small one. With "*" they don't read the others at all,
     # of which socks:// is an ImportError without an extra package.
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"
     logging.getLogger("uvicorn.error").addFilter(_is_news)
-
-    async def main() -> None:
-        stop = asyncio.Event()
-
-        def interrupt() -> None:
-            nonlocal was_interrupted
-            was_interrupted = True
-            stop.set()
-
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, stop.set)
-        loop.add_signal_handler(signal.SIGINT, interrupt)
-        if owned:
-            loop.add_reader(sys.stdin.fileno(), stop.set)
-        await run_stack(config, files, announce=announce, stop=stop)
-
+    running = _run_until_told(config, files, announce=announce, owned=owned)
     try:
         import uvloop
     except ImportError:
-        asyncio.run(main())
+        was_interrupted = asyncio.run(running)
     else:
-        uvloop.run(main())
+        was_interrupted = uvloop.run(running)
     if was_interrupted:
         raise KeyboardInterrupt
+
+
+async def _run_until_told(
+    config: StackConfig,
+    files: StackFiles,
+    *,
+    announce: Callable[[dict[str, str]], None],
+    owned: bool,
+) -> bool:
+    """Run a stack until its end; tell whether that was a Ctrl-C."""
+    was_interrupted = False
+    stop = asyncio.Event()
+
+    def interrupt() -> None:
+        nonlocal was_interrupted
+        was_interrupted = True
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_signal_handler(signal.SIGINT, interrupt)
+    if owned:
+        loop.add_reader(sys.stdin.fileno(), stop.set)
+    await run_stack(config, files, announce=announce, stop=stop)
+    return was_interrupted
+
+
+def run_in_foreground(config: StackConfig, announce: Callable[[dict[str, str]], None]) -> None:
+    """Run a stack in this process until Ctrl-C or `longtask down`; notebooks join it.
+
+    Args:
+        config: What to run.
+        announce: Called with the stack's environment once it is ready.
+
+    Raises:
+        LocalStackError: It could not start; the message says the cure.
+    """
+    files = StackFiles.of(config.data_dir)
+    lock = contextlib.ExitStack()
+
+    def release_and_announce(environment: dict[str, str]) -> None:
+        lock.close()
+        announce(environment)
+
+    with lock:
+        lock.enter_context(lock_start(files))
+        refuse_second(files)
+        serve_for_ever(config, files, announce=release_and_announce)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -342,8 +250,6 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 def parse_options(text: str) -> tuple[StackConfig, StackFiles]:
     """Read what `LocalStack` hands over as JSON: the options, and where it waits for the state."""
-    from pathlib import Path
-
     values = json.loads(text)
     data_dir = Path(values.pop("data_dir"))
     files = StackFiles(Path(values.pop("folder")), data_dir)

@@ -3,88 +3,97 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
-
-from filelock import FileLock
-from filelock import Timeout as LockTimeout
+from typing import TYPE_CHECKING, Any, Never, Self
 
 from longtask_kit.errors import LocalStackError
 from longtask_kit.local import DEMO_LABEL
-from longtask_kit.local.config import (
-    OPTIONS_VARIABLE,
-    StackConfig,
-    StackFiles,
-    default_data_dir,
-    make_config,
-    make_runtime_folder,
+from longtask_kit.local.config import make_config
+from longtask_kit.local.files import StackFiles, default_data_dir, make_runtime_folder
+from longtask_kit.local.identity import make_settings
+from longtask_kit.local.spawn import spawn, wait_until_ready
+from longtask_kit.local.state import (
+    STARTED,
+    STOP_TIMEOUT_S,
+    StackState,
+    end_stack,
+    find_running,
+    lock_start,
+    refuse_second,
 )
-from longtask_kit.local.files import explain_hold, find_holder
-from longtask_kit.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
 
-_START_TIMEOUT_S = 30.0
-_STOP_TIMEOUT_S = 10.0
-# What this process started and left running: kept, so that an ended one is reaped when asked for;
-# otherwise it would stay a zombie, and look alive.
-_STARTED: dict[int, subprocess.Popen[bytes]] = {}
-_NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    from longtask_kit.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """What a `LocalStack` describes; process and temporary folder where it is ours to end."""
+
+    state: StackState
+    files: StackFiles
+    process: subprocess.Popen[bytes] | None = None
+    scratch: str | None = None
 
 
 class LocalStack:
     """A running local stack: real Valkey, Upstash's REST protocol, a queue, a demo model.
 
-    `LocalStack.join_or_start()` returns the one that every notebook shares; it outlives the
-    kernel. `LocalStack(data=None)` starts a throw-away one, bound to this process and removed
-    with it: use it as a context manager in tests.
-
-    Args:
-        data: Folder of its data; None is a temporary one.
-        options: Fields of `StackConfig`: `time_scale`, `tokens_per_s`, ports, …
+    Made by `LocalStack.start()` (a throw-away one, or one on a folder of its own),
+    `LocalStack.join_or_start()` (the one that every notebook shares) or `LocalStack.find()`.
 
     Attributes:
         environment: The variables that point the SDKs and the kit at it; holds its tokens.
         pid: Its process.
-
-    Raises:
-        LocalStackError: It could not start; the message says the cure.
     """
 
     DESCRIPTION = f"local stack (Valkey, Redis REST, queue, webhook app, demo model). {DEMO_LABEL}"
 
-    def __init__(self, data: Path | str | None = None, **options: Any) -> None:  # noqa: ANN401
-        self._process: subprocess.Popen[bytes] | None = None
+    def __init__(self, *_: Never, running: _Running | None = None, **__: Never) -> None:
+        """Describe a running stack; the class methods make one."""
+        if running is None:
+            raise LocalStackError(
+                "LocalStack(…) describes a running stack and starts none: call "
+                "LocalStack.start(…) with the same arguments for one that ends with this process, "
+                "or LocalStack.join_or_start() for the one that notebooks share."
+            )
+        self.pid: int = running.state.pid
+        self.environment: dict[str, str] = running.state.environment
+        self._files, self._process, self._scratch = running.files, running.process, running.scratch
+
+    @classmethod
+    def start(cls, data: Path | str | None = None, **options: Any) -> Self:  # noqa: ANN401
+        """Start a stack that is bound to this process; as a context manager it ends with the block.
+
+        Args:
+            data: Folder of its data, which stay; None is a temporary one, removed with the stack.
+            options: Fields of `StackConfig`: `time_scale`, `tokens_per_s`, ports, …
+
+        Raises:
+            LocalStackError: It could not start, or the folder has a stack; says the cure.
+        """
         folder = make_runtime_folder()
-        self._scratch = tempfile.mkdtemp(prefix="longtask-") if data is None else None
-        data_dir = Path(data if data is not None else self._scratch or "")
-        self._files = StackFiles(folder, data_dir.resolve())
+        scratch = tempfile.mkdtemp(prefix="longtask-") if data is None else None
+        data_dir = Path(data if data is not None else scratch or "")
+        files = StackFiles(folder, data_dir.resolve())
+        process = None
         try:
             config = make_config(data_dir, options)
-            with _locked(self._files):
-                _refuse_second(self._files)
-                flags = ["--owned", *(["--scratch"] if self._scratch else [])]
-                self._process = _spawn(config, self._files, flags)
-                state = _wait_until_ready(self._process, self._files)
+            with lock_start(files):
+                refuse_second(files)
+                process = spawn(config, files, ["--owned", *(["--scratch"] if scratch else [])])
+                state = wait_until_ready(process, files)
         except BaseException:
-            self._end_process()
-            self._remove_scratch()
+            _end_process(process)
+            _remove_scratch(scratch, files)
             raise
-        self.pid: int = state["pid"]
-        self.environment: dict[str, str] = state["environment"]
+        return cls(running=_Running(state, files, process, scratch))
 
     @classmethod
     def join_or_start(cls, data: Path | str | None = None, **options: Any) -> Self:  # noqa: ANN401
@@ -99,13 +108,13 @@ class LocalStack:
         """
         config = make_config(Path(data) if data else default_data_dir(), options)
         files = StackFiles.of(config.data_dir)
-        with _locked(files):
-            state = _find_running(files)
+        with lock_start(files):
+            state = find_running(files)
             if state is None:
-                process = _spawn(config, files)
-                _STARTED[process.pid] = process
-                state = _wait_until_ready(process, files)
-        return cls._of(files, state)
+                process = spawn(config, files)
+                STARTED[process.pid] = process
+                state = wait_until_ready(process, files)
+        return cls(running=_Running(state, files))
 
     @classmethod
     def find(cls, data: Path | str | None = None) -> Self | None:
@@ -115,15 +124,8 @@ class LocalStack:
             LocalStackError: A process has the folder and does not answer.
         """
         files = StackFiles.of(Path(data) if data else default_data_dir())
-        state = _find_running(files)
-        return None if state is None else cls._of(files, state)
-
-    @classmethod
-    def _of(cls, files: StackFiles, state: dict[str, Any]) -> Self:
-        stack = cls.__new__(cls)
-        stack._scratch, stack._process, stack._files = None, None, files  # noqa: SLF001 - ours
-        stack.pid, stack.environment = state["pid"], state["environment"]
-        return stack
+        state = find_running(files)
+        return None if state is None else cls(running=_Running(state, files))
 
     def __repr__(self) -> str:
         return f"<LocalStack pid {self.pid} webhook {self.environment['LONGTASK_BASE_URL']}>"
@@ -156,203 +158,26 @@ class LocalStack:
             LocalStackError: It does not end.
         """
         if self._process is not None:
-            self._end_process()
-        elif (state := _find_running(self._files)) is not None and state["pid"] == self.pid:
-            _terminate(self.pid, self._files)
-        self._remove_scratch()
-
-    def _end_process(self) -> None:
-        if self._process is None:
-            return
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        self._process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_STOP_TIMEOUT_S)
-        self._process.kill()
-        self._process.wait()
-
-    def _remove_scratch(self) -> None:
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
-            self._files.remove()
+            _end_process(self._process)
+        elif (state := find_running(self._files)) is not None and state.pid == self.pid:
+            end_stack(self.pid, self._files)
+        _remove_scratch(self._scratch, self._files)
 
 
-def make_settings(environment: Mapping[str, str]) -> Settings:
-    """Return settings from a stack's environment; of the process's own only `LONGTASK_` tuning."""
-    names = {
-        "LONGTASK_BASE_URL": "base_url",
-        "LONGTASK_MODEL": "model",
-    }
-    values = {
-        names.get(name, name.lower()): value
-        for name, value in environment.items()
-        if name != "NEXT_PUBLIC_BASE_URL"
-    }
-    return Settings(_env_file=None, dev=False, api_key=None, **values)
-
-
-def run_in_foreground(config: StackConfig, announce: Callable[[dict[str, str]], None]) -> None:
-    """Run a stack in this process until Ctrl-C or `longtask down`; notebooks join it.
-
-    Args:
-        config: What to run.
-        announce: Called with the stack's environment once it is ready.
-
-    Raises:
-        LocalStackError: It could not start; the message says the cure.
-    """
-    from longtask_kit.local.process import serve_for_ever
-
-    files = StackFiles.of(config.data_dir)
-    lock = contextlib.ExitStack()
-
-    def release_and_announce(environment: dict[str, str]) -> None:
-        lock.close()
-        announce(environment)
-
-    with lock:
-        lock.enter_context(_locked(files))
-        _refuse_second(files)
-        serve_for_ever(config, files, announce=release_and_announce)
-
-
-# -- starting -----------------------------------------------------------------------------------
-
-
-def _refuse_second(files: StackFiles) -> None:
-    state = _find_running(files)
-    if state is not None:
-        raise LocalStackError(
-            f"A stack with the data folder {files.data_dir} runs already (process "
-            f"{state['pid']}): use it as it is, stop it with `longtask down`, or choose another "
-            "folder with --data."
-        )
-
-
-def _spawn(
-    config: StackConfig, files: StackFiles, flags: Sequence[str] = ()
-) -> subprocess.Popen[bytes]:
-    """Start the stack's process: in a session of its own, so that it outlives the kernel."""
-    # Whole paths: the process has a working folder of its own.
-    values = asdict(config) | {"data_dir": str(files.data_dir), "folder": str(files.folder)}
-    files.state.unlink(missing_ok=True)  # nobody has the data folder: it is a dead one's
-    with files.log.open("wb") as log:
-        return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [
-                os.path.abspath(sys.executable),
-                "-P",
-                "-m",
-                "longtask_kit.local",
-                *flags,
-            ],
-            # Not an argument, which every user of the machine can read: a Redis URL has a password.
-            env=os.environ | _absolute_home() | {OPTIONS_VARIABLE: json.dumps(values)},
-            stdin=subprocess.PIPE if "--owned" in flags else subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            cwd=files.folder,  # which exists, unlike, perhaps, a home
-        )
-
-
-def _absolute_home() -> dict[str, str]:
-    """Return `LONGTASK_HOME`, where the models are too, as the process's own folder needs it."""
-    home = os.environ.get("LONGTASK_HOME")
-    return {"LONGTASK_HOME": os.path.abspath(home)} if home else {}
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], files: StackFiles) -> dict[str, Any]:
-    give_up_at = time.monotonic() + _START_TIMEOUT_S
-    while time.monotonic() < give_up_at:
-        if process.poll() is not None:
-            raise LocalStackError(_explain_death(files))
-        if files.state.exists():
-            state: dict[str, Any] = json.loads(files.state.read_text())
-            return state
-        time.sleep(0.01)
+def _end_process(process: subprocess.Popen[bytes] | None) -> None:
+    """End what `start` started."""
+    if process is None:
+        return
+    if process.stdin is not None:
+        process.stdin.close()
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_TIMEOUT_S)
     process.kill()
-    raise LocalStackError(
-        f"The local stack was not ready within {_START_TIMEOUT_S:g} s; its log is {files.log}."
-    )
+    process.wait()
 
 
-def _explain_death(files: StackFiles) -> str:
-    lines = files.log.read_text(errors="replace").strip().splitlines()
-    for line in lines:
-        if line.startswith("LocalStackError: "):
-            return line.removeprefix("LocalStackError: ")
-    tail = "\n".join(lines[-5:])
-    return f"The local stack died while starting; the last lines of {files.log}:\n{tail}"
-
-
-@contextlib.contextmanager
-def _locked(files: StackFiles) -> Iterator[None]:
-    try:
-        with FileLock(files.lock, timeout=_START_TIMEOUT_S + 5):
-            yield
-    except LockTimeout as exc:
-        raise LocalStackError(
-            f"Another process has been starting the stack for too long; see {files.log}."
-        ) from exc
-
-
-# -- the running one ----------------------------------------------------------------------------
-
-
-def _find_running(files: StackFiles) -> dict[str, Any] | None:
-    """Return the state of the stack that has the data folder, or None when the folder is free.
-
-    Waits for one that is ending, which has removed its state and still saves its data.
-    """
-    give_up_at = time.monotonic() + _STOP_TIMEOUT_S
-    while (state := _read_state(files)) is None and (pid := find_holder(files)) is not None:
-        if time.monotonic() > give_up_at:
-            raise LocalStackError(explain_hold(files, pid))
-        time.sleep(0.02)
-    return state
-
-
-def _read_state(files: StackFiles) -> dict[str, Any] | None:
-    """Return the state of a stack that lives and answers, else None."""
-    try:
-        state: dict[str, Any] = json.loads(files.state.read_text())
-        url = f"{state['environment']['OPENAI_BASE_URL']}/models"
-    except (OSError, ValueError, KeyError):
-        return None
-    if not _is_alive(state["pid"]):
-        return None
-    try:
-        # Any answer will do; a process id alone may belong to somebody else by now.
-        with _NO_PROXY.open(url, timeout=5):
-            return state
-    except urllib.error.HTTPError:
-        return state
-    except OSError:
-        return None
-
-
-def _is_alive(pid: int) -> bool:
-    if pid in _STARTED:
-        return _STARTED[pid].poll() is None
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _terminate(pid: int, files: StackFiles) -> None:
-    """End a stack's process and wait for the last thing it does, which is to free its data folder.
-
-    Its process id may stay: a kernel that started it has not reaped it yet.
-    """
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-    give_up_at = time.monotonic() + _STOP_TIMEOUT_S
-    while find_holder(files) == pid:
-        if time.monotonic() > give_up_at:
-            raise LocalStackError(f"The stack (process {pid}) does not end; try `kill -9 {pid}`.")
-        time.sleep(0.02)
+def _remove_scratch(scratch: str | None, files: StackFiles) -> None:
+    if scratch is not None:
+        shutil.rmtree(scratch, ignore_errors=True)
+        files.remove()

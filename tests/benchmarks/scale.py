@@ -109,7 +109,7 @@ def main() -> None:
         os.environ["LONGTASK_HOME"] = home
         from longtask_kit import LocalStack
 
-        with LocalStack(idle_exit_s=None) as stack, open_place(stack) as place:
+        with LocalStack.start(idle_exit_s=None) as stack, open_place(stack) as place:
             cost = measure_cost(place)
     print(
         f"One task ({_TOKENS} tokens at {_RATE} a second, {_AT_ONCE} of them at once): "

@@ -123,7 +123,7 @@ class Workbench:
     @cached_property
     def stack(self) -> LocalStack:
         """A throw-away stack whose app and model have run a task before."""
-        stack = self._open.enter_context(LocalStack(data=None))
+        stack = self._open.enter_context(LocalStack.start(data=None))
         with connect(settings=stack.settings, quiet=True) as kit:
             kit.submit(WARM_UP, model="demo-fast").result(30)
         return stack

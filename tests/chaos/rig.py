@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import longtask_kit as lt
-from longtask_kit.local.stack import make_settings
+from longtask_kit.local.identity import make_settings
 from longtask_kit.log.events import TaskEvent
 from tests.chaos.faulty_redis import FaultyRedis
 from tests.chaos.recording_model import RecordingModel, text_of, tokens_of
@@ -135,7 +135,7 @@ def open_rig(
     # Retries come at once (only Retry-After is waited for), and are not soon used up.
     with contextlib.ExitStack() as exits:
         enter = exits.enter_context
-        stack = enter(lt.LocalStack(time_scale=1e-6, idle_exit_s=None, redis_url=redis_url))
+        stack = enter(lt.LocalStack.start(time_scale=1e-6, idle_exit_s=None, redis_url=redis_url))
         settings = make_settings(stack.environment)
         key = stack.environment["OPENAI_API_KEY"]
         model = RecordingModel(key)

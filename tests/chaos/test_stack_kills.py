@@ -27,7 +27,7 @@ def data() -> Iterator[Path]:
 
 
 def run_stack(data: Path) -> lt.LocalStack:
-    return lt.LocalStack(data, time_scale=1e-6, idle_exit_s=None)
+    return lt.LocalStack.start(data, time_scale=1e-6, idle_exit_s=None)
 
 
 def kill_group(stack: lt.LocalStack) -> None:
@@ -35,7 +35,7 @@ def kill_group(stack: lt.LocalStack) -> None:
     valkey = find_valkey(stack.pid)
     os.kill(valkey, signal.SIGKILL)
     os.killpg(stack.pid, signal.SIGKILL)
-    stack._end_process()  # it is ours: somebody must reap it
+    stack.stop()  # it is ours: somebody must reap it
     wait_until(lambda: not is_alive(valkey))
 
 

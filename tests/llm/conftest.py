@@ -67,7 +67,7 @@ def llm_stack(llm_home: Path) -> Iterator[lt.LocalStack]:
     before = os.environ["LONGTASK_HOME"]
     os.environ["LONGTASK_HOME"] = str(llm_home)
     try:
-        stack = lt.LocalStack(time_scale=0.01, idle_exit_s=None)
+        stack = lt.LocalStack.start(time_scale=0.01, idle_exit_s=None)
     finally:
         os.environ["LONGTASK_HOME"] = before
     with stack:

@@ -85,7 +85,7 @@ def test_cancelling_frees_the_models_slots(
 
 
 def test_a_killed_stack_leaves_no_model_process_behind(llm_home: Path) -> None:
-    with lt.LocalStack(idle_exit_s=None) as stack:
+    with lt.LocalStack.start(idle_exit_s=None) as stack:
         with lt.connect(settings=stack.settings, quiet=True) as kit:
             kit.submit("Say hello.", model=MODEL, max_tokens=2).result(timeout_s=30)
         server = find_server(llm_home, parent=stack.pid)

@@ -25,13 +25,13 @@ def test_a_damaged_identity_is_an_error_with_the_cure(tmp_path: Path, text: str)
 def test_a_damaged_identity_reaches_whoever_starts_the_stack(home: Path, tmp_path: Path) -> None:
     (tmp_path / "identity.json").write_text("{")
     with pytest.raises(lt.LocalStackError, match="delete it"):
-        lt.LocalStack(tmp_path)
+        lt.LocalStack.start(tmp_path)
     assert (tmp_path / "identity.json").read_text() == "{", "nothing is thrown away unasked"
 
 
 def test_a_missing_part_is_made_anew_and_the_rest_kept(home: Path, tmp_path: Path) -> None:
     (tmp_path / "identity.json").write_text(json.dumps({"redis_token": "mine"}))
-    with lt.LocalStack(tmp_path) as stack:
+    with lt.LocalStack.start(tmp_path) as stack:
         assert stack.environment["UPSTASH_REDIS_REST_TOKEN"] == "mine"
         assert stack.environment["QSTASH_TOKEN"]
 

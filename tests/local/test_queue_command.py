@@ -32,7 +32,7 @@ def longtask(stack: LocalStack, *arguments: str) -> subprocess.CompletedProcess[
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[LocalStack]:
-    with LocalStack(data=None, time_scale=0.001) as stack:
+    with LocalStack.start(data=None, time_scale=0.001) as stack:
         yield stack
 
 

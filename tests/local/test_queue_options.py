@@ -14,9 +14,9 @@ from tests.contract.qstash.destination import publish, states_of, wait_until
 
 
 def test_a_stack_delivers_to_whatever_stands_in_for_a_public_host() -> None:
-    with LocalStack(data=None) as receiver:
+    with LocalStack.start(data=None) as receiver:
         local = receiver.environment["LONGTASK_BASE_URL"]
-        with LocalStack(data=None, rewrites=[f"https://example.com={local}"]) as stack:
+        with LocalStack.start(data=None, rewrites=[f"https://example.com={local}"]) as stack:
             sdk = QStash(
                 stack.environment["QSTASH_TOKEN"], base_url=stack.environment["QSTASH_URL"]
             )
@@ -29,7 +29,7 @@ def test_a_stack_delivers_to_whatever_stands_in_for_a_public_host() -> None:
 
 def test_dev_keys_are_the_ones_the_javascript_sdk_looks_for() -> None:
     token = "eyJVc2VySUQiOiJkZWZhdWx0VXNlciIsIlBhc3N3b3JkIjoiZGVmYXVsdFBhc3N3b3JkIn0="
-    with LocalStack(data=None, dev_keys=True) as stack:
+    with LocalStack.start(data=None, dev_keys=True) as stack:
         assert stack.environment["QSTASH_TOKEN"] == token
         answer = httpx.get(
             stack.environment["QSTASH_URL"] + "/v2/keys",
@@ -58,7 +58,7 @@ def test_a_rewrite_that_cannot_be_meant_is_refused(rewrite: str) -> None:
 
 
 def test_a_stack_has_the_limits_of_a_plan_and_a_window_for_deduplication() -> None:
-    with LocalStack(data=None, plan="free", dedup_window_s=1.0) as stack:
+    with LocalStack.start(data=None, plan="free", dedup_window_s=1.0) as stack:
         sdk = QStash(stack.environment["QSTASH_TOKEN"], base_url=stack.environment["QSTASH_URL"])
         try:
             with pytest.raises(QStashError, match=r"412.*delay too long: the free plan"):

@@ -24,7 +24,7 @@ def nodes() -> Iterator[list[Node]]:
 
 @pytest.fixture
 def cluster_stack(nodes: list[Node], home: Path) -> Iterator[lt.LocalStack]:
-    with lt.LocalStack(redis_url=nodes[0].url, time_scale=0.001) as stack:
+    with lt.LocalStack.start(redis_url=nodes[0].url, time_scale=0.001) as stack:
         yield stack
 
 
@@ -71,7 +71,7 @@ def test_what_waits_is_there_after_a_restart(nodes: list[Node], home: Path) -> N
     message_id = ""
     for _ in range(2):
         with (
-            lt.LocalStack(home / "data", redis_url=nodes[1].url) as stack,
+            lt.LocalStack.start(home / "data", redis_url=nodes[1].url) as stack,
             use_queue(stack) as queue,
         ):
             if not message_id:
@@ -88,5 +88,5 @@ def test_a_url_that_no_cluster_can_have_is_refused_with_the_cure(
 ) -> None:
     url = f"{nodes[0].url}/3" if form == "database" else f"unix://{nodes[0].socket_path}"
     with pytest.raises(lt.LocalStackError, match=r"cluster.*redis://host:port") as caught:
-        lt.LocalStack(redis_url=url)
+        lt.LocalStack.start(redis_url=url)
     assert "--redis-url" in str(caught.value)

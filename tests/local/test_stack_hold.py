@@ -10,8 +10,7 @@ import filelock
 import pytest
 
 import longtask_kit as lt
-from longtask_kit.local.config import StackFiles
-from longtask_kit.local.files import find_holder
+from longtask_kit.local.files import StackFiles, find_holder
 from tests.local.processes import find_valkey, is_alive, run_python
 from tests.wait import wait_until
 
@@ -54,7 +53,7 @@ def test_an_idle_stack_stays_up_while_somebody_joins(home: Path) -> None:
 
 def test_a_stopped_stack_gets_no_twin(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stack = lt.LocalStack.join_or_start()
-    monkeypatch.setattr("longtask_kit.local.stack._STOP_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("longtask_kit.local.state.STOP_TIMEOUT_S", 0.1)
     with stopped(stack.pid), pytest.raises(lt.LocalStackError) as caught:
         lt.LocalStack.join_or_start()
     assert f"Process {stack.pid} has the data folder {home / 'data'}" in str(caught.value)
@@ -65,15 +64,15 @@ def test_a_stopped_stack_gets_no_twin(home: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_stack_of_another_runtime_folder_gets_no_twin(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with lt.LocalStack(tmp_path) as stack:
+    with lt.LocalStack.start(tmp_path) as stack:
         monkeypatch.setenv("LONGTASK_HOME", str(home / "other"))
-        monkeypatch.setattr("longtask_kit.local.stack._STOP_TIMEOUT_S", 0.1)
+        monkeypatch.setattr("longtask_kit.local.state.STOP_TIMEOUT_S", 0.1)
         with pytest.raises(lt.LocalStackError, match=f"Process {stack.pid} has the data folder"):
-            lt.LocalStack(tmp_path)
+            lt.LocalStack.start(tmp_path)
 
 
 def test_a_killed_stack_frees_its_folder(home: Path, tmp_path: Path) -> None:
-    stack = lt.LocalStack(tmp_path)
+    stack = lt.LocalStack.start(tmp_path)
     files = StackFiles.of(tmp_path)
     assert find_holder(files) == stack.pid
     os.kill(stack.pid, signal.SIGKILL)
@@ -101,6 +100,6 @@ def test_a_data_folder_of_somebody_else_is_an_error_with_the_cure(
     home: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "stack.lock").mkdir()  # as little to be opened for writing as root's file
-    for attempt in (lt.LocalStack, lt.LocalStack.find):
+    for attempt in (lt.LocalStack.start, lt.LocalStack.find):
         with pytest.raises(lt.LocalStackError, match=f"lock {tmp_path}/stack.lock.*--data"):
             attempt(tmp_path)

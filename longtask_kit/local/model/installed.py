@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 from longtask_kit.errors import LocalStackError
-from longtask_kit.local.config import APP_NAME, make_private_folder, write_private
+from longtask_kit.local.files import APP_NAME, make_private_folder, write_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -99,13 +99,13 @@ def test_every_accepted_message_is_delivered_with_its_id_and_count_whatever_is_k
     publishers = Publishers(destination.url, MESSAGES)
     publishers.start()
     for _ in range(KILLS):
-        stack = LocalStack(data=data_dir, time_scale=0.001)
+        stack = LocalStack.start(data=data_dir, time_scale=0.001)
         publishers.use(stack.environment)
         time.sleep(chance.uniform(0.05, 0.6))  # the moment of the crash
         os.kill(stack.pid, signal.SIGKILL)
         publishers.use(None)
         stack.stop()
-    with LocalStack(data=data_dir, time_scale=0.001) as stack:
+    with LocalStack.start(data=data_dir, time_scale=0.001) as stack:
         publishers.use(stack.environment)
         publishers.join()
         assert len(publishers.accepted) == MESSAGES

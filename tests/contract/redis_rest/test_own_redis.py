@@ -117,7 +117,7 @@ def test_a_whole_stack_runs_on_a_redis_with_user_database_and_tls(
 ) -> None:
     url = own.url(f"rediss://app:{USER_PASSWORD}@{{tls}}/6?ssl_ca_certs={{ca}}")
     with (
-        lt.LocalStack(redis_url=url, time_scale=0.001) as stack,
+        lt.LocalStack.start(redis_url=url, time_scale=0.001) as stack,
         lt.connect(settings=stack.settings, quiet=True) as kit,
     ):
         assert kit.submit("Explain tides", model="demo-fast").result(30)
@@ -145,7 +145,7 @@ def test_a_redis_that_refuses_is_told_with_the_cure_and_no_secret(
     own: OwnRedis, home: Path, form: str, says: str
 ) -> None:
     with pytest.raises(lt.LocalStackError, match=says) as caught:
-        lt.LocalStack(redis_url=own.url(form))
+        lt.LocalStack.start(redis_url=own.url(form))
     assert "--redis-url" in str(caught.value)
     assert "s3cret" not in str(caught.value)
     for log in home.rglob("*.log"):

@@ -1,0 +1,147 @@
+"""The state file of a running stack: how it is found, told from a dead one, and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from longtask_kit.errors import LocalStackError
+from longtask_kit.local.files import explain_hold, find_holder, write_private
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator
+
+    from longtask_kit.local.files import StackFiles
+
+STOP_TIMEOUT_S = 10.0
+_START_LOCK_TIMEOUT_S = 35.0  # a start gives up after 30
+NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+# What this process started and left running: kept, so that an ended one is reaped when asked for;
+# otherwise it would stay a zombie, and look alive.
+STARTED: dict[int, subprocess.Popen[bytes]] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackState:
+    """A running stack's process, and the variables that point a client at it."""
+
+    pid: int
+    environment: dict[str, str]
+
+
+def write_state(files: StackFiles, environment: dict[str, str]) -> None:
+    """Say that this process is a stack which is ready."""
+    write_private(files.state, json.dumps({"pid": os.getpid(), "environment": environment}))
+
+
+def read_state(files: StackFiles) -> StackState | None:
+    """Return what the state file says, None where there is none that a stack wrote."""
+    try:
+        values = json.loads(files.state.read_text())
+        return StackState(pid=values["pid"], environment=values["environment"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def forget_state(files: StackFiles) -> None:
+    """Remove our state file, unless another stack has written its own since."""
+    state = read_state(files)
+    if state is not None and state.pid == os.getpid():
+        files.state.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock_start(files: StackFiles) -> Iterator[None]:
+    """Be the only one who starts, joins or restarts a stack on these files.
+
+    Raises:
+        LocalStackError: Somebody else has been at it for too long.
+    """
+    try:
+        with FileLock(files.lock, timeout=_START_LOCK_TIMEOUT_S):
+            yield
+    except Timeout as exc:
+        raise LocalStackError(
+            f"Another process has been starting the stack for too long; see {files.log}."
+        ) from exc
+
+
+def refuse_second(files: StackFiles) -> None:
+    """Raise where a stack runs, or its process has the folder and does not answer."""
+    state = find_running(files)
+    if state is not None:
+        raise LocalStackError(
+            f"A stack with the data folder {files.data_dir} runs already (process "
+            f"{state.pid}): use it as it is, stop it with `longtask down`, or choose another "
+            "folder with --data."
+        )
+
+
+def find_running(files: StackFiles) -> StackState | None:
+    """Return the state of the stack that has the data folder, or None when the folder is free.
+
+    Waits for one that is ending, which has removed its state and still saves its data.
+
+    Raises:
+        LocalStackError: A process has the folder and does not answer.
+    """
+    give_up_at = time.monotonic() + STOP_TIMEOUT_S
+    while (state := _find_answering(files)) is None and (pid := find_holder(files)) is not None:
+        if time.monotonic() > give_up_at:
+            raise LocalStackError(explain_hold(files, pid))
+        time.sleep(0.02)
+    return state
+
+
+def _find_answering(files: StackFiles) -> StackState | None:
+    """Return the state of a stack that lives and answers, else None."""
+    state = read_state(files)
+    if state is None or not _is_alive(state.pid):
+        return None
+    try:
+        # Any answer will do; a process id alone may belong to somebody else by now.
+        with NO_PROXY.open(f"{state.environment['OPENAI_BASE_URL']}/models", timeout=5):
+            return state
+    except urllib.error.HTTPError:
+        return state
+    except (OSError, KeyError):
+        return None
+
+
+def _is_alive(pid: int) -> bool:
+    if pid in STARTED:
+        return STARTED[pid].poll() is None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def end_stack(pid: int, files: StackFiles) -> None:
+    """End a stack's process and wait for the last thing it does, which is to free its data folder.
+
+    Its process id may stay: a kernel that started it has not reaped it yet.
+
+    Raises:
+        LocalStackError: It does not end.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    give_up_at = time.monotonic() + STOP_TIMEOUT_S
+    while find_holder(files) == pid:
+        if time.monotonic() > give_up_at:
+            raise LocalStackError(f"The stack (process {pid}) does not end; try `kill -9 {pid}`.")
+        time.sleep(0.02)
