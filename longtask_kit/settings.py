@@ -35,6 +35,17 @@ class Settings(BaseSettings):
     """The kit's settings, each from `Settings(name=…)`, the environment, or `.env`.
 
     Empty variables count as not set. Secrets are `SecretStr`: they don't show in a repr.
+
+    Its times, each with one meaning wherever its name stands:
+
+    | name | unit | what it is | default |
+    |---|---|---|---|
+    | `ttl_s` | s | time to live of a task's record and log after its last event | a week |
+    | `lease_s` | s | an attempt that is silent for longer counts as dead | 15 |
+    | `heartbeat_s` | s | a silent attempt renews its lease so often | 1 on loopback, else 5 |
+    | `deadline_s` | s | a task to which nothing has happened for longer counts as lost | an hour |
+    | `model_timeout_s` | s | a model that is silent for longer fails the attempt | 120 |
+    | `min_flush_interval_s` | s | least time between two writes | 0 on loopback, else 0.1 |
     """
 
     model_config = SettingsConfigDict(
@@ -95,8 +106,8 @@ class Settings(BaseSettings):
         gt=0,
         description="Longest silence of the model before the attempt fails as retryable.",
     )
-    deadline_s: float | None = Field(
-        None,
+    deadline_s: float = Field(
+        default_factory=lambda given: _find_deadline_s(given["retries"], given["lease_s"]),
         validation_alias="LONGTASK_DEADLINE_S",
         ge=1,
         description=(
@@ -104,8 +115,9 @@ class Settings(BaseSettings):
             "unset: twice the queue's longest wait between retries, about an hour with three."
         ),
     )
-    min_flush_interval_s: float | None = Field(
-        None,
+    min_flush_interval_s: float = Field(
+        # Hosted Redis bills by the command, loopback does not.
+        default_factory=lambda given: 0.0 if is_loopback(given["upstash_redis_rest_url"]) else 0.1,
         validation_alias="LONGTASK_MIN_FLUSH_INTERVAL_S",
         ge=0,
         le=10,
@@ -159,15 +171,6 @@ class Settings(BaseSettings):
         return _split(self.cors_origins)
 
     @property
-    def patience_s(self) -> float:
-        """How long a task may lie still before it counts as lost, in seconds."""
-        if self.deadline_s is not None:
-            return self.deadline_s
-        # QStash's backoff: min(86400, e ** (2.5 * retried)) seconds, upstash.com/docs/qstash.
-        longest_wait_s = min(86_400.0, math.exp(2.5 * min(self.retries, 10)))
-        return 2 * max(longest_wait_s, self.lease_s, 300.0)
-
-    @property
     def webhook_url(self) -> str:
         """The URL that deliveries are sent to and signatures are checked against."""
         return f"{self.base_url}{WEBHOOK_PATH}"
@@ -181,13 +184,6 @@ class Settings(BaseSettings):
     def has_loopback_redis(self) -> bool:
         """Whether Redis is on this machine, where a round trip costs nothing."""
         return is_loopback(self.upstash_redis_rest_url)
-
-    @property
-    def flush_interval_s(self) -> float:
-        """Least time between two writes: hosted Redis bills by the command, loopback does not."""
-        if self.min_flush_interval_s is not None:
-            return self.min_flush_interval_s
-        return 0.0 if self.has_loopback_redis else 0.1
 
     @property
     def heartbeat_s(self) -> float:
@@ -277,6 +273,12 @@ def secret(value: SecretStr | None) -> str:
     return value.get_secret_value() if value is not None else ""
 
 
+def _find_deadline_s(retries: int, lease_s: float) -> float:
+    # QStash's backoff: min(86400, e ** (2.5 * retried)) seconds, upstash.com/docs/qstash.
+    longest_wait_s = min(86_400.0, math.exp(2.5 * min(retries, 10)))
+    return 2 * max(longest_wait_s, lease_s, 300.0)
+
+
 def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
@@ -285,6 +287,8 @@ def _explain(exc: ValidationError) -> str:
     """Name each wrong setting by its environment name, without its value."""
     rows = []
     for error in exc.errors(include_input=False, include_url=False, include_context=False):
+        if error["type"] == "default_factory_not_called":
+            continue  # it needs a value that another row is about
         name = str(error["loc"][0]) if error["loc"] else "settings"
         known = Settings.model_fields.get(name)
         alias = known.validation_alias if known is not None else None

@@ -97,9 +97,6 @@ def _flush() -> None:
         _leave_closed_pipe()
 
 
-# -- tasks --------------------------------------------------------------------------------------
-
-
 @app.command()
 def run(
     prompt: Annotated[str, typer.Argument(help="What to ask the model; - reads standard input.")],
@@ -239,9 +236,6 @@ def _show_place(*, as_json: bool) -> None:
         return
     state = f"runs, process {stack.pid}, log {stack.log_path}" if stack else "does not run"
     sys.stdout.write(f"tasks go to    {place}\nlocal stack    {state}\n")
-
-
-# -- serving and checking -----------------------------------------------------------------------
 
 
 @app.command()

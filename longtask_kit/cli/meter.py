@@ -167,9 +167,6 @@ def _median_ms(seconds: Sequence[float]) -> float:
     return 1000 * statistics.median(seconds)
 
 
-# -- the run ------------------------------------------------------------------------------------
-
-
 class CountingStore(Store):
     """A store that counts the commands it sends, and can tell Redis' time.
 
@@ -244,7 +241,7 @@ class Meter:
             seconds=time.time() - began,
             cpu_s=time.process_time() - cpu_s,
             round_trip_s=round_trip_s,
-            flush_interval_s=self._settings.flush_interval_s,
+            flush_interval_s=self._settings.min_flush_interval_s,
             read_commands=self._store.commands - before + tasks,  # a subscription each
         )
 

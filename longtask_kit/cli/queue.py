@@ -224,9 +224,6 @@ def _time(milliseconds: int) -> str:
     return datetime.fromtimestamp(milliseconds / 1000).astimezone().strftime("%m-%d %H:%M:%S")
 
 
-# -- the queue's own protocol --------------------------------------------------------------------
-
-
 def _open_queue() -> httpx.Client:
     """Return a client of the queue that tasks go through: hosted, or the local stack's."""
     import httpx

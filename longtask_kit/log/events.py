@@ -122,8 +122,6 @@ class TaskEvent:
         return self.type in TERMINAL_TYPES
 
 
-# -- the log entry ------------------------------------------------------------------------------
-
 # Field names are one letter, and `content` leaves its type out: an entry is stored for every flush.
 # One more, `p`, is of an ended task's log alone: see `expand_entry`.
 _TYPE, _DATA, _TIME, _TOKENS = "k", "d", "t", "n"
@@ -183,9 +181,6 @@ def decode_entry(entry: list[str]) -> TaskEvent:
         code=fields.get(_CODE),
         error=fields.get(_ERROR),
     )
-
-
-# -- the SSE frame ------------------------------------------------------------------------------
 
 
 def to_wire(task_id: str, event: TaskEvent) -> dict[str, Any]:
@@ -253,9 +248,6 @@ def from_ms(milliseconds: int) -> datetime:
         return datetime.fromtimestamp(milliseconds / 1000, UTC)
     except (OverflowError, OSError) as exc:
         raise ValueError(f"expected unix milliseconds, got {str(milliseconds)[:20]}") from exc
-
-
-# -- the fold -----------------------------------------------------------------------------------
 
 
 _PIECES = "p"

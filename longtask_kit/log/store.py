@@ -121,8 +121,6 @@ class Store:
         """Close the connections."""
         await self._redis.close()
 
-    # -- changes --------------------------------------------------------------------------------
-
     async def create(self, task_id: str, wire: dict[str, Any]) -> None:
         """Record a task as pending, and list it; recording it twice is recording it once.
 
@@ -300,8 +298,6 @@ class Store:
             return Gone()
         return Settled(None if status in TERMINAL_STATUSES else message_id)
 
-    # -- reads ----------------------------------------------------------------------------------
-
     async def read_task(self, task_id: str) -> TaskRecord | None:
         """Return a task's record, or None when it is unknown or expired."""
         [reply] = await self._run([["HGETALL", task_key(task_id)]])
@@ -353,8 +349,6 @@ class Store:
             StoreError: It does not, with the cause.
         """
         await self._run([["PING"]])
-
-    # -- the wire -------------------------------------------------------------------------------
 
     async def _run_script(self, name: str, task_id: str, args: list[Any]) -> list[Any]:
         [reply] = await self._run_scripts(name, [(task_id, args)])

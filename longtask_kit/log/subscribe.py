@@ -106,7 +106,7 @@ class RedisSource:
         self._store = store
         self._hub = NewsHub(settings)
         # After this long without news the log is read: a lost message delays, it never hangs.
-        self._deadline_s = settings.patience_s
+        self._deadline_s = settings.deadline_s
         self._idle_timeout_s = 2.0 if settings.has_loopback_redis else _MAX_IDLE_S
         self._readings: dict[tuple[str, Cursor], asyncio.Task[list[TaskEvent] | None]] = {}
 

@@ -165,9 +165,6 @@ def _check_handlers(handlers: Mapping[str, Handler]) -> None:
             )
 
 
-# -- /api/qstash --------------------------------------------------------------------------------
-
-
 class _HealthApi:
     """Anybody may call it; the services behind are asked at most once in five seconds."""
 

@@ -19,13 +19,14 @@ from longtask_kit.errors import (
 from longtask_kit.log.record import Begun, Busy, CancelPending, Done, Gone
 from longtask_kit.log.text import make_valid_text
 from longtask_kit.server.handlers import Handler, Outcome, TaskContext
-from longtask_kit.server.writer import AttemptStopped, AttemptWriter, Publisher
+from longtask_kit.server.stop import CONSEQUENCES, AttemptStopped
 from longtask_kit.submit.spec import TaskSpec
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
     from longtask_kit.log.store import Store
+    from longtask_kit.server.writer import AttemptWriter, Publisher
 
 logger = logging.getLogger(__name__)
 
@@ -126,12 +127,12 @@ def ending_for(exc: BaseException) -> Ending:
 
 
 def _ending_for_stop(stop: AttemptStopped) -> Ending:
-    match stop.reason:
+    match CONSEQUENCES[stop.stop].ends_as:
         case "cancel":
             return Ending(kind="cancel")
-        case "shutdown":
+        case "retry":
             return ending_for(asyncio.CancelledError())
-        case _:
+        case None:
             raise stop
 
 
@@ -169,9 +170,9 @@ async def _run_attempt(
             return await _settle_cancelled(task_id, store)
         return answer_for(task_id, ending)
     except AttemptStopped as stop:
-        # A newer attempt took over, or the task was deleted: this one may write nothing more.
-        logger.info("task %s: attempt %d stopped: %s", task_id, attempt, stop.reason)
-        return busy(task_id, 0) if stop.reason == "fenced" else refuse("Deleted.", task_id)
+        logger.info("task %s: attempt %d stopped: %s", task_id, attempt, stop)
+        is_gone = CONSEQUENCES[stop.stop].status_code == 489
+        return refuse("Deleted.", task_id) if is_gone else busy(task_id, 0)
     except StoreError as exc:
         logger.warning("task %s: attempt %d lost its store: %s", task_id, attempt, exc)
         return Answer(503, {"taskId": task_id, "error": str(exc)})

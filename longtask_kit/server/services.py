@@ -78,7 +78,7 @@ class Services:
         publisher = await self._stack.enter_async_context(
             Publisher(
                 store,
-                min_flush_interval_s=settings.flush_interval_s,
+                min_flush_interval_s=settings.min_flush_interval_s,
                 heartbeat_s=settings.heartbeat_s,
             )
         )
@@ -89,7 +89,7 @@ class Services:
 
     async def _sweep_while_used(self, store: Store) -> None:
         """End tasks that are lost, every so often, but leave an idle Redis alone."""
-        deadline_s = self.settings.patience_s
+        deadline_s = self.settings.deadline_s
         is_needed = True
         while True:
             await asyncio.sleep(deadline_s / 2)

@@ -22,6 +22,7 @@ from longtask_kit.errors import StoreError, StoreRefusedError
 from longtask_kit.log.events import Usage, encode_entry
 from longtask_kit.log.record import Append
 from longtask_kit.log.text import make_valid_text
+from longtask_kit.server.stop import CONSEQUENCES, AttemptStopped, Stop
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -48,19 +49,8 @@ _GATHER_S = 0.0003
 _MAX_GATHER_S = 0.04  # less than an eye sees
 _MAX_HOG_S = 0.005  # a generator over buffered chunks never yields by itself
 
-CANCEL = "cancel"  # the store's answer when somebody asked for a cancel
 _TORN = "torn"  # the store's answer when Redis came back without the entries before
-SHUTDOWN = "shutdown"  # our own word when the app closes
-_OUTAGE = "outage"  # our own word for a Redis that stays away
 _SHUTDOWN_GRACE_S = 3.0
-
-
-class AttemptStopped(Exception):  # noqa: N818 - a signal between two modules, not an error
-    """The attempt must end now: `cancel`, `fenced` or `gone`, as the store answered."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 @dataclass(slots=True, eq=False)
@@ -78,7 +68,7 @@ class AttemptWriter:
     def __init__(self, publisher: Publisher, task_id: str, attempt: int) -> None:
         self.task_id = task_id
         self.attempt = attempt
-        self.stopped: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.stopped: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
         self._publisher = publisher
         self._seq = FIRST_SEQ
         self._pending: deque[str] = deque()
@@ -142,10 +132,8 @@ class AttemptWriter:
             self._acknowledged.clear()
             self._publisher.wake(self)
             await self._acknowledged.wait()
-            if self.stopped.done() and self.stopped.result() not in (CANCEL, SHUTDOWN):
+            if self.stopped.done() and CONSEQUENCES[self.stopped.result()].ends_as is None:
                 self.check_stopped()
-
-    # -- the flusher's side ---------------------------------------------------------------------
 
     def take(self) -> _Flight | None:
         """Return what to send now; None while that must wait for an answer."""
@@ -188,27 +176,27 @@ class AttemptWriter:
         if flight.part.release:
             self._last = None
         if answer == _TORN:
-            self.stop(_OUTAGE, because="Redis has lost what it had stored of this attempt.")
+            self.stop(Stop.OUTAGE, because="Redis has lost what it had stored of this attempt.")
         elif answer != "ok":
-            self.stop(answer)
+            self.stop(Stop(answer))
         self._acknowledged.set()
 
     def lose(self, flight: _Flight, because: str) -> None:
         """Take in that a part can't be stored for now."""
         flight.again = True  # should the attempt still have to write its end
-        self.stop(_OUTAGE, because=because)
+        self.stop(Stop.OUTAGE, because=because)
 
-    def stop(self, reason: str, *, because: str = "") -> None:
+    def stop(self, stop: Stop, *, because: str = "") -> None:
         """Tell whoever writes that the attempt must end."""
         if not self.stopped.done():
             self._because = because
-            self.stopped.set_result(reason)
+            self.stopped.set_result(stop)
         self._acknowledged.set()
 
     @property
     def is_cancel_requested(self) -> bool:
         """Whether somebody asked for a cancel."""
-        return self.stopped.done() and self.stopped.result() == CANCEL
+        return self.stopped.done() and self.stopped.result() is Stop.CANCEL
 
     @property
     def has_pending(self) -> bool:
@@ -236,10 +224,10 @@ class AttemptWriter:
         """Raise why the attempt must end, if it must."""
         if not self.stopped.done():
             return
-        reason = self.stopped.result()
-        if reason == _OUTAGE:
+        stop = self.stopped.result()
+        if stop is Stop.OUTAGE:
             raise StoreError(f"The text could not be stored: {self._because}")
-        raise AttemptStopped(reason)
+        raise AttemptStopped(stop)
 
 
 class Publisher:
@@ -276,7 +264,7 @@ class Publisher:
         assert self._flusher is not None  # noqa: S101 - entered before
         # Attempts under way give their lease back, so that the redelivery finds it free at once.
         for writer in self._writers:
-            writer.stop(SHUTDOWN)
+            writer.stop(Stop.SHUTDOWN)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SHUTDOWN_GRACE_S):
                 await self._all_closed.wait()

@@ -187,7 +187,7 @@ def test_the_keyboard_suffices(open_notebook: Open) -> None:
     notebook.page.keyboard.type("Explain tides")
     notebook.page.keyboard.press("Control+Enter")
     wait_for_status(notebook, "running")
-    notebook.run_code("assert panel.task.spec['prompt'] == 'Explain tides', panel.task.spec")
+    notebook.run_code("assert panel.task.spec.prompt == 'Explain tides', panel.task.spec")
     notebook.page.keyboard.press("Escape")
     wait_for_status(notebook, "cancelled")
 
@@ -202,8 +202,8 @@ def test_a_submit_in_a_busy_cell_brings_what_was_typed_last(open_notebook: Open)
     notebook.page.keyboard.press("Control+Enter")
     wait_for_status(notebook, "running", timeout_s=5)
     notebook.run_code("spec = panel.task.spec")
-    notebook.run_code("assert (spec['model'], spec['maxTokens']) == ('demo@5', 77), spec")
-    notebook.run_code("assert spec['prompt'] == 'Explain tides', spec; panel.cancel()")
+    notebook.run_code("assert (spec.model, spec.max_tokens) == ('demo@5', 77), spec")
+    notebook.run_code("assert spec.prompt == 'Explain tides', spec; panel.cancel()")
 
 
 def test_the_clock_ticks_while_nothing_is_heard_of_the_time(open_notebook: Open) -> None:

@@ -14,7 +14,8 @@ from longtask_kit.log.keys import log_key, new_task_id
 from longtask_kit.log.record import Append, Begun, Busy, CancelPending, Done, Gone, Settled
 from longtask_kit.log.store import Store
 from longtask_kit.log.transcript import Transcript
-from longtask_kit.server.writer import AttemptStopped, Publisher
+from longtask_kit.server.stop import AttemptStopped
+from longtask_kit.server.writer import Publisher
 from tests.proxy import proxy_to
 
 pytestmark = pytest.mark.anyio

@@ -143,7 +143,7 @@ def test_the_magics_submit_watch_and_cancel(
     assert run_cell(client, topic) == "('About xxx', 'completed', 20)"
     literal = "%%longtask -m demo@5 -n slow --no-wait\nKeep {braces} and <tags>"
     run_cell(client, literal)  # returns at once, while the task goes on
-    assert run_cell(client, "slow.spec['prompt']") == "'Keep {braces} and <tags>'"
+    assert run_cell(client, "slow.spec.prompt") == "'Keep {braces} and <tags>'"
     assert run_cell(client, "%longtask_status").count("task_") == 2
     assert run_cell(client, "%longtask_cancel slow") in ("asked to stop\n", "cancelled\n")
     for wrong, says in (

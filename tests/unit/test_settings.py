@@ -3,6 +3,7 @@
 import os
 import traceback
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -370,8 +371,35 @@ def test_what_a_notebook_and_a_server_need_is_pinned() -> None:
 def test_a_hosted_redis_is_written_less_often(
     url: str | None, interval: float | None, expected: float
 ) -> None:
-    settings = Settings(upstash_redis_rest_url=url, min_flush_interval_s=interval)
-    assert settings.flush_interval_s == expected
+    given = {} if interval is None else {"min_flush_interval_s": interval}
+    settings = Settings(upstash_redis_rest_url=url, **given)
+    assert settings.min_flush_interval_s == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, 3616.08),
+        ({"retries": 0}, 600.0),
+        ({"retries": 100}, 172_800.0),
+        ({"retries": 0, "lease_s": 3600.0}, 7200.0),
+        ({"retries": 100, "deadline_s": 5.0}, 5.0),
+    ],
+)
+def test_a_task_counts_as_lost_after_twice_what_the_queue_may_wait(
+    given: dict[str, Any], expected: float
+) -> None:
+    assert Settings(**given).deadline_s == pytest.approx(expected, abs=0.01)
+
+
+def test_a_wrong_setting_is_told_once_also_where_another_is_found_by_it() -> None:
+    with pytest.raises(ConfigError) as refused:
+        Settings(retries=-1, upstash_redis_rest_url="nonsense")
+    rows = str(refused.value).splitlines()[1:]
+    assert [row.split(":")[0].strip() for row in rows] == [
+        "UPSTASH_REDIS_REST_URL",
+        "LONGTASK_RETRIES",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,50 @@
+"""Why an attempt must stop before its handler has ended, and what follows: one table."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Literal
+
+
+class Stop(enum.StrEnum):
+    """Why an attempt must stop: the append script's own words, and two of ours."""
+
+    CANCEL = "cancel"
+    FENCED = "fenced"
+    GONE = "gone"
+    SHUTDOWN = "shutdown"
+    OUTAGE = "outage"
+
+
+@dataclass(frozen=True, slots=True)
+class Consequence:
+    """What follows a stop.
+
+    Attributes:
+        meaning: What happened.
+        ends_as: The end that the attempt still writes; None where it holds its lease no more, or
+            nothing can be written.
+        status_code: What the queue is told.
+    """
+
+    meaning: str
+    ends_as: Literal["cancel", "retry"] | None
+    status_code: int
+
+
+CONSEQUENCES: dict[Stop, Consequence] = {
+    Stop.CANCEL: Consequence("somebody asked for it", "cancel", 200),
+    Stop.SHUTDOWN: Consequence("the app closes, and gives the lease back", "retry", 500),
+    Stop.FENCED: Consequence("a newer attempt took over", None, 503),
+    Stop.GONE: Consequence("the task was deleted", None, 489),
+    Stop.OUTAGE: Consequence("Redis was away for too long, or lost what it held", None, 503),
+}
+
+
+class AttemptStopped(Exception):  # noqa: N818 - a signal between two modules, not an error
+    """The attempt must stop now, as `CONSEQUENCES` says."""
+
+    def __init__(self, stop: Stop) -> None:
+        super().__init__(f"{stop}: {CONSEQUENCES[stop].meaning}")
+        self.stop = stop
