@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from longtask_kit.client.door import Door, ServiceBackend
 from longtask_kit.client.kit import Kit
 from longtask_kit.errors import LongTaskError
+from longtask_kit.log.redis import RedisClient
 from longtask_kit.log.store import Store
 
 if TYPE_CHECKING:
@@ -167,8 +168,8 @@ def _median_ms(seconds: Sequence[float]) -> float:
     return 1000 * statistics.median(seconds)
 
 
-class CountingStore(Store):
-    """A store that counts the commands it sends, and can tell Redis' time.
+class CountingRedis(RedisClient):
+    """Counts the commands it sends, and can tell Redis' time.
 
     Attributes:
         commands: How many were sent.
@@ -176,13 +177,14 @@ class CountingStore(Store):
 
     commands = 0
 
-    async def _run(self, commands: list[list[Any]]) -> list[Any]:
+    async def run(self, commands: Sequence[list[Any]], *, is_urgent: bool = False) -> list[Any]:
+        """Run commands, and count them."""
         self.commands += len(commands)
-        return await super()._run(commands)
+        return await super().run(commands, is_urgent=is_urgent)
 
     async def read_clock(self) -> float:
         """Return Redis' time, in seconds since 1970."""
-        [[seconds, microseconds]] = await self._run([["TIME"]])
+        [[seconds, microseconds]] = await self.run([["TIME"]])
         return int(seconds) + int(microseconds) / 1e6
 
 
@@ -199,8 +201,10 @@ class Meter:
         self.kit = Kit(Door(self._open_backend, settings=settings), description)
 
     def _open_backend(self) -> ServiceBackend:
-        self._store = CountingStore.open(self._settings)
-        return ServiceBackend(self._settings, self._store)
+        settings = self._settings
+        self._redis = CountingRedis(settings)
+        store = Store(self._redis, ttl_s=settings.ttl_s, lease_s=settings.lease_s)
+        return ServiceBackend(settings, store)
 
     def run(
         self,
@@ -222,7 +226,7 @@ class Meter:
             LongTaskError: A task could not be submitted, failed, or had no text.
         """
         offset_s, round_trip_s = self.kit._door.start(self._compare_clocks()).result()
-        before, cpu_s, began = self._store.commands, time.process_time(), time.time()
+        before, cpu_s, began = self._redis.commands, time.process_time(), time.time()
 
         async def watch_all() -> list[TaskTimes]:
             free = asyncio.Semaphore(at_once)
@@ -242,7 +246,7 @@ class Meter:
             cpu_s=time.process_time() - cpu_s,
             round_trip_s=round_trip_s,
             flush_interval_s=self._settings.min_flush_interval_s,
-            read_commands=self._store.commands - before + tasks,  # a subscription each
+            read_commands=self._redis.commands - before + tasks,  # a subscription each
         )
 
     async def _compare_clocks(self) -> tuple[float, float]:
@@ -250,7 +254,7 @@ class Meter:
         checks = []
         for _ in range(_CLOCK_CHECKS):
             asked = time.time()
-            theirs = await self._store.read_clock()
+            theirs = await self._redis.read_clock()
             answered = time.time()
             checks.append((answered - asked, theirs - (asked + answered) / 2))
         round_trip_s, offset_s = min(checks)

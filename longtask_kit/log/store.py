@@ -1,4 +1,4 @@
-"""A task's record and log in Redis, through the official upstash-redis SDK.
+"""A task's record and log in Redis.
 
 Every change of a task is one Lua script (`lua/`), so it is atomic and costs one round trip.
 All scripts can be sent again after a lost reply without doing anything twice, except `begin`,
@@ -7,21 +7,12 @@ whose loss costs one lease.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import hashlib
 import json
 from datetime import UTC, datetime
-from functools import cache
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Self
 
-import httpx
-from upstash_redis.asyncio import Redis
-from upstash_redis.errors import UpstashError
-from upstash_redis.http import AsyncHttpClient, make_headers
-
-from longtask_kit.errors import StoreError, StoreRefusedError, describe_foreign
+from longtask_kit.errors import StoreError
 from longtask_kit.log.events import (
     TERMINAL_STATUSES,
     Cursor,
@@ -54,72 +45,34 @@ from longtask_kit.log.record import (
     read_listed,
     read_record,
 )
+from longtask_kit.log.redis import RedisClient
 from longtask_kit.log.text import make_valid_text
-from longtask_kit.settings import secret
-from longtask_kit.transport import TRANSPORT_ERRORS, open_client
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from longtask_kit.settings import Settings
 
-# What the SDK raises or trips over: transport, non-JSON bodies, odd shapes of an error answer.
-_FOREIGN = (
-    *(*TRANSPORT_ERRORS, httpx.InvalidURL, UpstashError),
-    *(ValueError, KeyError, TypeError, AttributeError),
-)
-
 _SWEPT_AT_ONCE = 100
-_MAX_AT_ONCE = 32  # a thousand readers open no thousand connections
 _PAGE = 1000  # log entries read in one command; the hosted service caps an answer's size
-
-
-class _Http(AsyncHttpClient):
-    """The SDK's requests, over connections of ours.
-
-    The SDK's constructor opens its own, by the environment's proxies: on this machine they stand
-    in the way, some can't even be read, and it has no option for it. Ours take half the CPU, too.
-    """
-
-    def __init__(self, url: str, sync_token_cb: Callable[[str], None]) -> None:
-        self._encoding = None  # base64 is for bytes; all of ours is text
-        self._retries = 0  # whoever calls decides what is safe to send again, and when
-        self._sync_token_cb = sync_token_cb
-        self._client = open_client(url, timeout=None)
-
-
-class _Redis(Redis):
-    """The SDK's client, without telemetry; see `_Http` for why it is not made by its own."""
-
-    def __init__(self, url: str, token: str) -> None:
-        self._url, self._headers = url, make_headers(token, None, allow_telemetry=False)
-        self._read_your_writes, self._sync_token = True, ""
-        self._http = _Http(url, self._update_sync_token)
 
 
 class Store:
     """Redis, seen as tasks. Open it with `Store.open(settings)`, close it with `aclose()`."""
 
-    def __init__(
-        self, redis: Redis, *, ttl_s: int, lease_s: float, timeout_s: float = 10.0
-    ) -> None:
+    def __init__(self, redis: RedisClient, *, ttl_s: int, lease_s: float) -> None:
         self._redis = redis
         self._ttl_s = ttl_s
         self._lease_ms = round(lease_s * 1000)
-        self._timeout_s = timeout_s
-        self._turns = asyncio.Semaphore(_MAX_AT_ONCE)
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
         """Make a store from settings; nothing is sent yet."""
-        settings.require("UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN")
-        url = settings.upstash_redis_rest_url or ""
-        redis = _Redis(url, secret(settings.upstash_redis_rest_token))
-        return cls(redis, ttl_s=settings.ttl_s, lease_s=settings.lease_s)
+        return cls(RedisClient(settings), ttl_s=settings.ttl_s, lease_s=settings.lease_s)
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._redis.close()
+        await self._redis.aclose()
 
     async def create(self, task_id: str, wire: dict[str, Any]) -> None:
         """Record a task as pending, and list it; recording it twice is recording it once.
@@ -142,7 +95,9 @@ class Store:
         """Note the queue's id of the task's message, so that it can be cancelled there."""
         key = task_key(task_id)
         # With the time to live, should the record be gone by now.
-        await self._run([["HSET", key, "message_id", message_id], ["EXPIRE", key, self._ttl_s]])
+        await self._redis.run(
+            [["HSET", key, "message_id", message_id], ["EXPIRE", key, self._ttl_s]]
+        )
 
     async def retry(self, task_id: str) -> Cursor | Done | Gone:
         """Have a failed task wait for another delivery.
@@ -194,7 +149,7 @@ class Store:
             lease_ms = 0 if part.release else self._lease_ms
             args = [part.attempt, lease_ms, _dump(part.entries), _dump(part.fields)]
             calls.append((part.task_id, args))
-        return [str(reply[0]) for reply in await self._run_scripts("append", calls)]
+        return [str(reply[0]) for reply in await self._run_scripts("append", calls, is_urgent=True)]
 
     async def settle(
         self,
@@ -271,7 +226,7 @@ class Store:
             How many tasks are still open, younger ones included.
         """
         due_ms = to_ms(datetime.now(UTC)) - round(deadline_s * 1000)
-        [ids] = await self._run(
+        [ids] = await self._redis.run(
             [["ZRANGE", OPEN_INDEX, "-inf", due_ms, "BYSCORE", "LIMIT", 0, _SWEPT_AT_ONCE]]
         )
         for task_id in ids:
@@ -280,13 +235,13 @@ class Store:
             if record is not None and is_open:
                 is_open = not await self.give_up_silent(record, deadline_s=deadline_s)
             looked_at = ["ZADD", OPEN_INDEX, to_ms(datetime.now(UTC)), task_id]
-            await self._run([looked_at if is_open else ["ZREM", OPEN_INDEX, task_id]])
-        [left] = await self._run([["ZCARD", OPEN_INDEX]])
+            await self._redis.run([looked_at if is_open else ["ZREM", OPEN_INDEX, task_id]])
+        [left] = await self._redis.run([["ZCARD", OPEN_INDEX]])
         return int(left)
 
     async def delete(self, task_id: str) -> Settled | Gone:
         """Remove a task's record and log; an attempt under way stops at its next flush."""
-        (status, message_id), deleted, *_ = await self._run(
+        (status, message_id), deleted, *_ = await self._redis.run(
             [
                 ["HMGET", task_key(task_id), "status", "message_id"],
                 ["DEL", task_key(task_id), log_key(task_id)],
@@ -300,7 +255,7 @@ class Store:
 
     async def read_task(self, task_id: str) -> TaskRecord | None:
         """Return a task's record, or None when it is unknown or expired."""
-        [reply] = await self._run([["HGETALL", task_key(task_id)]])
+        [reply] = await self._redis.run([["HGETALL", task_key(task_id)]])
         return read_record(task_id, reply)
 
     async def list_tasks(self, *, limit: int, status: Status | None = None) -> list[TaskRecord]:
@@ -310,9 +265,11 @@ class Store:
         """
         found: list[TaskRecord] = []
         for start in range(0, 10_000, 100):
-            [ids] = await self._run([["ZREVRANGE", TASK_INDEX, start, start + 99]])
+            [ids] = await self._redis.run([["ZREVRANGE", TASK_INDEX, start, start + 99]])
             if ids:
-                replies = await self._run([["HMGET", task_key(i), *LISTED_FIELDS] for i in ids])
+                replies = await self._redis.run(
+                    [["HMGET", task_key(i), *LISTED_FIELDS] for i in ids]
+                )
                 records = map(read_listed, ids, replies)
                 found += [r for r in records if r and status in (None, r.status)]
             if len(ids) < 100 or len(found) >= limit:
@@ -328,7 +285,9 @@ class Store:
         events: list[TaskEvent] = []
         while True:
             at = events[-1].cursor if events else after
-            [page] = await self._run([["XRANGE", log_key(task_id), f"({at}", "+", "COUNT", _PAGE]])
+            [page] = await self._redis.run(
+                [["XRANGE", log_key(task_id), f"({at}", "+", "COUNT", _PAGE]]
+            )
             try:
                 for entry_id, fields in page:
                     events += expand_entry([entry_id, *fields], after=at)
@@ -339,7 +298,7 @@ class Store:
 
     async def has_log(self, task_id: str) -> bool:
         """Tell whether a task's log is there; it may have expired or been evicted alone."""
-        [count] = await self._run([["EXISTS", log_key(task_id)]])
+        [count] = await self._redis.run([["EXISTS", log_key(task_id)]])
         return bool(count)
 
     async def ping(self) -> None:
@@ -348,73 +307,26 @@ class Store:
         Raises:
             StoreError: It does not, with the cause.
         """
-        await self._run([["PING"]])
+        await self._redis.run([["PING"]])
 
     async def _run_script(self, name: str, task_id: str, args: list[Any]) -> list[Any]:
         [reply] = await self._run_scripts(name, [(task_id, args)])
         return reply
 
     async def _run_scripts(
-        self, name: str, calls: list[tuple[str, list[Any]]], *, also: Sequence[list[Any]] = ()
+        self,
+        name: str,
+        calls: Sequence[tuple[str, list[Any]]],
+        *,
+        also: Sequence[list[Any]] = (),
+        is_urgent: bool = False,
     ) -> list[list[Any]]:
         """Run one script for several tasks, and other commands after it, in one round trip."""
-        source, sha = _load_script(name)
         tails = [
             [len(keys := script_keys(name, i)), *keys, channel_name(i), self._ttl_s, *args]
             for i, args in calls
         ]
-        # What the flusher brings must not wait for a thousand readers.
-        run = self._send if name == "append" else self._run
-        try:
-            return await run([["EVALSHA", sha, *tail] for tail in tails] + [*also])
-        except StoreError as exc:
-            if "NOSCRIPT" not in str(exc):
-                raise
-        # The server forgot its scripts (restart, failover). EVAL brings them back. Of several
-        # calls some may have run before the flush; a script that ran already changes nothing.
-        return await run([["EVAL", source, *tail] for tail in tails] + [*also])
-
-    async def _run(self, commands: list[list[Any]]) -> list[Any]:
-        async with self._turns:
-            return await self._send(commands)
-
-    async def _send(self, commands: list[list[Any]]) -> list[Any]:
-        _check_arguments(commands)
-        try:
-            # The SDK has no timeout of its own: a hung request would hang the attempt for ever.
-            async with asyncio.timeout(self._timeout_s):
-                if len(commands) == 1:  # the SDK loses the text of an error to a whole pipeline
-                    return [await self._redis.execute(commands[0])]
-                pipeline = self._redis.pipeline()
-                for command in commands:
-                    pipeline.execute(command)
-                return await pipeline.exec()
-        except TimeoutError as exc:
-            raise StoreError(f"Redis did not answer within {self._timeout_s:g} s.") from exc
-        except UpstashError as exc:
-            raise StoreRefusedError(f"Redis refused a command: {exc}") from exc
-        except _FOREIGN as exc:
-            if len(commands) > 1 and not isinstance(exc, TRANSPORT_ERRORS):
-                await self._send([["PING"]])  # a wrong token is told only to a single command
-            raise StoreError(
-                f"Redis is not reachable at UPSTASH_REDIS_REST_URL ({describe_foreign(exc)}); "
-                "check the URL and token, or run `longtask doctor`."
-            ) from exc
-
-
-@cache
-def _load_script(name: str) -> tuple[str, str]:
-    folder = files("longtask_kit.log") / "lua"
-    source = (folder / "prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
-    return source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
-
-
-def _check_arguments(commands: list[list[Any]]) -> None:
-    """Raise TypeError for a slip of ours: what then trips the SDK is an odd answer."""
-    for command in commands:
-        for argument in command:
-            if not isinstance(argument, str | int | float):
-                raise TypeError(f"{command[0]}: {type(argument).__name__} is no argument for Redis")
+        return await self._redis.run_script(name, tails, also=also, is_urgent=is_urgent)
 
 
 _dump = json.JSONEncoder(ensure_ascii=False).encode

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import redis
 
 from longtask_kit.log.keys import channel_name, log_key, task_key
-from longtask_kit.log.store import _load_script
+from longtask_kit.log.redis import load_script
 from tests.benchmarks.measure import Row, percentile, time_s
 from tests.benchmarks.redis_clients import (
     RestConnection,
@@ -70,7 +70,7 @@ class _Appends:
     """
 
     def __init__(self, raw: redis.Redis) -> None:
-        source, self._sha = _load_script("append")
+        source, self._sha = load_script("append")
         raw.script_load(source)
         self._raw = raw
         self._seqs: Counter[int] = Counter()

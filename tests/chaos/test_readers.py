@@ -226,7 +226,7 @@ async def test_when_everything_is_half_open_the_reader_says_so_within_its_limit(
             task_id = await submit(settings, model="demo@100", max_tokens=100)
             async with opened(lead_through(settings, kind, wire.url)) as source:
                 if isinstance(source, subscribe.RedisSource):
-                    source._store._timeout_s = source._idle_timeout_s = 0.3
+                    source._store._redis.timeout_s = source._idle_timeout_s = 0.3
                 events = subscribe.follow(source, task_id, silence_limit_s=1.0)
                 seen = [await anext(events) for _ in range(3)]
                 wire.on_answer = lambda *_: b""

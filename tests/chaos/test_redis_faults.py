@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from longtask_kit.log.store import _load_script
+from longtask_kit.log.redis import load_script
 from tests.chaos.faulty_redis import FAULTS, FaultyRedis
 from tests.chaos.own_valkey import OwnValkey, run_valkey
 from tests.chaos.recording_model import Call
@@ -19,8 +19,8 @@ from tests.wait import wait_until
 
 pytestmark = pytest.mark.timeout(3600)
 
-_APPEND = _load_script("append")[1].encode()
-_BEGIN = _load_script("begin")[1].encode()
+_APPEND = load_script("append")[1].encode()
+_BEGIN = load_script("begin")[1].encode()
 
 
 @pytest.fixture

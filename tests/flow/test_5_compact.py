@@ -14,6 +14,7 @@ import longtask_kit as lt
 from longtask_kit.log.events import START, Cursor
 from longtask_kit.log.keys import log_key, new_task_id, task_key
 from longtask_kit.log.record import Append, Begun, Settled
+from longtask_kit.log.redis import RedisClient
 from longtask_kit.log.store import Store
 from longtask_kit.log.transcript import Transcript
 from longtask_kit.server.attempt import Answer, run_delivery
@@ -172,31 +173,33 @@ async def test_a_run_that_ended_between_two_steps_is_not_lost(store: Store) -> N
     assert await store.read_log(task_id, after=START) == before
 
 
-class _Interrupted(Store):
-    """A reader that reads its first page, and the next ones after a compaction."""
+class _Interrupting(RedisClient):
+    """Lets a reader read its first page, and the next ones after a compaction."""
 
     pages = 0
 
-    async def _run(self, commands: list[list[Any]]) -> list[Any]:
+    async def run(self, commands: Sequence[list[Any]], *, is_urgent: bool = False) -> list[Any]:
         is_page = commands[0][0] == "XRANGE"
         self.pages += is_page
         if is_page and self.pages == 2:
-            await self.compact(commands[0][1].split("{")[1].split("}")[0])
-        return await super()._run(commands)
+            task_id = commands[0][1].split("{")[1].split("}")[0]
+            await Store(self, ttl_s=60, lease_s=15.0).compact(task_id)
+        return await super().run(commands, is_urgent=is_urgent)
 
 
 async def test_a_reader_in_the_middle_of_a_log_loses_nothing_when_it_is_compacted(
     settings: lt.Settings, redis: Redis
 ) -> None:
-    store = _Interrupted.open(settings)
+    interrupting = _Interrupting(settings)
+    store = Store(interrupting, ttl_s=60, lease_s=15.0)
     texts = [f"{number:0400}" for number in range(2450)]  # two of them fit into an entry
     task_id = await run_task(store, texts)
     events = await store.read_log(task_id, after=START)
     assert [e.data for e in events if e.type == "content"] == texts
     assert redis.xlen(log_key(task_id)) < 1250
-    store.pages = 2
+    interrupting.pages = 2
     assert await store.read_log(task_id, after=START) == events
-    assert store.pages == 4, "a compacted log has pages as well"
+    assert interrupting.pages == 4, "a compacted log has pages as well"
     await store.aclose()
 
 
@@ -234,7 +237,7 @@ async def test_any_log_comes_back(
         fields = ["k", "status", "d", kind] if kind else ["d", text]
         fields += [] if tokens == 1 else ["n", str(tokens)]
         commands.append(["XADD", key, f"{1 + 2 * number // count}-{seq}", *fields, "t", time_ms])
-    await store._run(commands)
+    await store._redis.run(commands)
     before = await store.read_log(task_id, after=START)
     await store.compact(task_id)
     assert await store.read_log(task_id, after=START) == before
