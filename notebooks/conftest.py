@@ -4,7 +4,9 @@ A task's live output is replaced by its text when the task ends. nbval ignores s
 a notebook front end and the executor don't, so without this every lesson would seem falsified.
 """
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import nbformat
@@ -14,7 +16,8 @@ from nbval.plugin import IPyNbCell, IPyNbFile
 from longtask_kit.cli.notebooks import explain_skip, lesson_environment, open_home
 from longtask_kit.local.model.installed import models_folder
 
-_MODELS = models_folder()  # now, since the tests take another home for themselves
+# Now, since the tests take another home for themselves; a worker starts in that one already.
+_MODELS = Path(os.environ.setdefault("_LESSON_MODELS", str(models_folder())))
 _home = pytest.StashKey[str]()
 _start_kernel = IPyNbFile.setup
 _read_message = IPyNbFile.get_kernel_message

@@ -1,13 +1,22 @@
-"""One throw-away local stack a session; every test gets its own tasks on it."""
+"""One throw-away local stack a worker; every test gets its own tasks on it.
+
+Also what a run says at its end: which tests it left to `pytest --all`, and what the chaos tests
+counted. With workers both are known to them alone, and are handed to the process that prints.
+"""
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import longtask_kit as lt
+
+_ROOT = Path(__file__).parent
+_LEFT_OUT = pytest.StashKey[dict[str, int]]()
 
 # Nothing of a test may reach the user's own stack, or services named in the environment.
 _HOME = tempfile.TemporaryDirectory(prefix="lt-", dir="/tmp")
@@ -20,6 +29,61 @@ for _name in [*os.environ]:
 def pytest_addoption(parser: pytest.Parser) -> None:
     # Here and not in tests/chaos: pytest must know it whatever folder it is started on.
     parser.addoption("--chaos", choices=("short", "full"), default="short", help="how many kills")
+    parser.addoption("--all", action="store_true", help="also what is marked as thorough")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave what is thorough to `--all`; the browser comes last."""
+    # Playwright keeps an event loop running in this thread as long as it lives.
+    items.sort(key=lambda item: "tests/browser/" in item.path.as_posix())
+    if config.getoption("--all"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("thorough")]
+    items[:] = [item for item in items if not item.get_closest_marker("thorough")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+    config.stash[_LEFT_OUT] = dict(Counter(_find_folder(item) for item in left_out))
+
+
+def _find_folder(item: pytest.Item) -> str:
+    return f"tests/{item.path.relative_to(_ROOT).parts[0]}"
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand to the process that prints what a worker left out."""
+    if (handed := getattr(session.config, "workeroutput", None)) is not None:
+        handed["left_out"] = session.config.stash.get(_LEFT_OUT, {})
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:  # noqa: ANN401 - xdist's
+    """Take it from a worker; all have collected the same."""
+    if handed := getattr(node, "workeroutput", {}).get("left_out"):
+        node.config.stash[_LEFT_OUT] = handed
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was left out, and what the chaos tests counted."""
+    config, write = terminalreporter.config, terminalreporter.write_line
+    if left_out := config.stash.get(_LEFT_OUT, {}):
+        terminalreporter.write_sep("=", "left out")
+        what = ", ".join(f"{count} of {folder}" for folder, count in sorted(left_out.items()))
+        write(f"{sum(left_out.values())} thorough tests run only with --all: {what}")
+    if rows := _find_figures(terminalreporter):
+        terminalreporter.write_sep("=", f"chaos, {config.getoption('--chaos')} run")
+        width = max(len(scenario) for scenario, _ in rows)
+        for scenario, counted in rows:
+            write(f"{scenario:<{width}}  {counted}")
+
+
+def _find_figures(terminalreporter: pytest.TerminalReporter) -> list[tuple[str, str]]:
+    """Return what `figures` of tests/chaos recorded, in the order in which the tests ended."""
+    return [
+        value
+        for report in terminalreporter.stats.get("passed", [])
+        for name, value in getattr(report, "user_properties", ())
+        if name == "chaos" and report.when == "call"
+    ]
 
 
 @pytest.fixture(scope="session")

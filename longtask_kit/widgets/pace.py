@@ -8,6 +8,10 @@ until they carry much more text than that, and the front end shows each at the p
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SHORTEST_S = 1 / 30
 _TEXT_BYTES = 2400  # of a fast text in one message: then all bytes are below 1.5x those of the text
@@ -28,17 +32,22 @@ def find_gap_s(text_rate: float, writers: int = 1) -> float:
 
 
 class Pace:
-    """When one output may draw next; all outputs of a process share the wire."""
+    """When one output may draw next; all outputs of a process share the wire.
+
+    Args:
+        read_clock: Returns the time in seconds; one clock for all that share the wire.
+    """
 
     _drew_at: dict[int, float] = {}  # noqa: RUF012 - shared on purpose
 
-    def __init__(self) -> None:
+    def __init__(self, *, read_clock: Callable[[], float] = time.monotonic) -> None:
+        self._read_clock = read_clock
         self._rate = 0.0
         self._at = 0.0
 
     def note(self, text_bytes: int) -> None:
         """Note that the output draws now, with so much new text."""
-        now = time.monotonic()
+        now = self._read_clock()
         rate = text_bytes / max(now - self._at, SHORTEST_S)
         self._rate += _SMOOTHING * (rate - self._rate)
         self._at = self._drew_at[id(self)] = now
@@ -49,4 +58,4 @@ class Pace:
     def find_wait_s(self) -> float:
         """Return how long to wait before the next draw, in seconds, >= 0."""
         gap_s = find_gap_s(self._rate, len(self._drew_at))
-        return max(0.0, self._at + gap_s - time.monotonic())
+        return max(0.0, self._at + gap_s - self._read_clock())

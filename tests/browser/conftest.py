@@ -22,8 +22,6 @@ _MISSING = [
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Last of all: playwright keeps an event loop running in this thread as long as it lives.
-    items.sort(key=_is_browser_test)
     for item in filter(_is_browser_test, items):
         item.add_marker(pytest.mark.timeout(120))
         # asyncio's and tornado's own leftovers in the server and driver are not ours.

@@ -29,6 +29,7 @@ def run(folder: Path, *command: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.thorough
 def test_the_checked_in_files_are_what_the_sources_give(sources: Path) -> None:
     run(sources, "node", "build.js", "built")
     for built in (sources / "built").iterdir():
@@ -37,6 +38,7 @@ def test_the_checked_in_files_are_what_the_sources_give(sources: Path) -> None:
         )
 
 
+@pytest.mark.thorough
 def test_the_pure_parts_work(sources: Path) -> None:
     run(sources, "npm", "test")
 

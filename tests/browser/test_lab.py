@@ -46,6 +46,7 @@ def start(stack: lt.LocalStack, tmp_path: Path) -> Iterator[Start]:
         running.wait()
 
 
+@pytest.mark.thorough
 def test_a_link_of_a_lesson_opens_its_module_and_nobody_asks_for_news(
     start: Start, browser: "Browser", tmp_path: Path
 ) -> None:
@@ -78,7 +79,14 @@ def test_lab_opens_on_a_copy_of_the_lessons_and_leaves_on_ctrl_c(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are counted in /proc")
-@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "told",
+    [
+        pytest.param(signal.SIGTERM, marks=pytest.mark.thorough),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.thorough),
+        signal.SIGKILL,  # the hardest: it can't say anything any more
+    ],
+)
 def test_whatever_ends_the_command_ends_its_server_and_kernels(start: Start, told: int) -> None:
     port = free_port()
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored, as it should
@@ -94,7 +102,7 @@ def test_whatever_ends_the_command_ends_its_server_and_kernels(start: Start, tol
     wait_until(lambda: not find_running(children), timeout_s=20)
 
 
-@pytest.mark.parametrize("command", ["lab", "app"])
+@pytest.mark.parametrize("command", [pytest.param("lab", marks=pytest.mark.thorough), "app"])
 def test_a_busy_port_is_refused_and_nothing_starts(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:

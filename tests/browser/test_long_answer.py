@@ -7,6 +7,8 @@ from tests.browser.jupyter import Notebook
 from tests.browser.test_panel import CONNECT, Open, text_of, wait_until_rendered
 from tests.kernel_wire import recite, submit_answer, write_answer
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture
 def serving(kit: lt.Kit) -> lt.Kit:

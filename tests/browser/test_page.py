@@ -40,8 +40,16 @@ def page_url(stack: lt.LocalStack, tmp_path_factory: pytest.TempPathFactory) -> 
     assert find_running(children) == [], "no server is left"
 
 
-@pytest.mark.parametrize("width", [360, 1280])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (360, "dark"),
+        *(
+            pytest.param(*form, marks=pytest.mark.thorough)
+            for form in [(360, "light"), (1280, "light"), (1280, "dark")]
+        ),
+    ],
+)
 def test_the_page_submits_streams_and_cancels(
     browser: "Browser", page_url: str, kit: lt.Kit, width: int, scheme: str
 ) -> None:

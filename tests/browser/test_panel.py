@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from collections.abc import Callable
 
 import pytest
@@ -52,10 +51,8 @@ def test_a_click_streams_the_exact_text(open_notebook: Open, kit: lt.Kit) -> Non
     plain = kit.submit("Explain tides", model="demo-fast").result(30)
     notebook = open_panel(open_notebook, model="demo@300")
     notebook.shoot(notebook.output(1), "panel-idle-light")
-    began = time.monotonic()
     submit(notebook)
     wait_for_status(notebook, "running")
-    assert time.monotonic() - began < 10
     notebook.page.wait_for_function(
         "document.querySelector('.longtask-text').textContent.length > 200"
     )
@@ -77,20 +74,29 @@ def test_a_click_streams_the_exact_text(open_notebook: Open, kit: lt.Kit) -> Non
     assert notebook.errors == []
 
 
-def test_cancel_works_idle_awaited_and_busy(open_notebook: Open) -> None:
-    for cell in ("task", "await task", "task.result()", "import time\ntime.sleep(20)"):
-        notebook = open_notebook(
-            CONNECT,
-            "from longtask_kit.widgets import TaskOutput\n"
-            "task = kit.submit('Explain tides', model='demo@5')\nTaskOutput(task)",
-            cell if cell != "task" else "None",
-        )
-        notebook.start_command("notebook:run-all-cells")
-        wait_for_status(notebook, "running")
-        notebook.page.wait_for_timeout(500)  # into the cell
-        notebook.output(1).get_by_role("button", name="Cancel").click()
-        wait_for_status(notebook, "cancelled", timeout_s=8)
-        notebook.interrupt()
+@pytest.mark.parametrize(
+    "cell",
+    [
+        pytest.param("None", id="idle", marks=pytest.mark.thorough),
+        pytest.param("print('in it'); await task", id="awaited", marks=pytest.mark.thorough),
+        pytest.param("print('in it'); task.result()", id="waited for", marks=pytest.mark.thorough),
+        pytest.param("import time; print('in it'); time.sleep(60)", id="busy"),
+    ],
+)
+def test_cancel_works_whatever_the_kernel_does(open_notebook: Open, cell: str) -> None:
+    notebook = open_notebook(
+        CONNECT,
+        "from longtask_kit.widgets import TaskOutput\n"
+        "task = kit.submit('Explain tides', model='demo@5')\nTaskOutput(task)",
+        cell,
+    )
+    notebook.start_command("notebook:run-all-cells")
+    wait_for_status(notebook, "running")
+    if cell != "None":
+        notebook.output(2).get_by_text("in it").wait_for()
+    notebook.output(1).get_by_role("button", name="Cancel").click()
+    wait_for_status(notebook, "cancelled")  # long before a busy cell or the task would end
+    notebook.interrupt()
 
 
 def test_a_reload_mid_stream_loses_nothing(open_notebook: Open, kit: lt.Kit) -> None:
@@ -109,6 +115,7 @@ def test_a_reload_mid_stream_loses_nothing(open_notebook: Open, kit: lt.Kit) -> 
     assert text_of(notebook) == plain
 
 
+@pytest.mark.thorough
 def test_a_second_tab_shows_the_same(open_notebook: Open, kit: lt.Kit) -> None:
     plain = kit.submit("Explain tides", model="demo-fast").result(30)
     notebook = open_panel(open_notebook, model="demo@40")
@@ -122,6 +129,7 @@ def test_a_second_tab_shows_the_same(open_notebook: Open, kit: lt.Kit) -> None:
     assert text_of(notebook) == plain
 
 
+@pytest.mark.thorough
 def test_two_views_show_the_same(open_notebook: Open) -> None:
     notebook = open_notebook(
         CONNECT,
@@ -166,11 +174,16 @@ def test_a_failure_shows_cause_cure_and_retry(open_notebook: Open) -> None:
     notebook.shoot(notebook.output(1), "panel-failed-dark")
     notebook.run_code("before = panel.task.attempt")
     notebook.output(1).get_by_role("button", name="Retry").click()
-    notebook.page.wait_for_timeout(1500)
-    notebook.run_code("assert panel.task.attempt == before + 1, panel.task.attempt")
+    notebook.run_code(
+        "import asyncio\n"
+        "while panel.task.attempt == before or panel.task.status != 'failed':\n"
+        "    await asyncio.sleep(0.05)\n"
+        "assert panel.task.attempt == before + 1, panel.task.attempt"
+    )
     wait_for_status(notebook, "failed")
 
 
+@pytest.mark.thorough
 def test_a_retry_that_starts_over_says_so(open_notebook: Open, kit: lt.Kit) -> None:
     plain = kit.submit("Explain tides", model="demo-fast").result(30)
     notebook = open_panel(open_notebook, model="demo-cut-then-ok")
@@ -192,6 +205,7 @@ def test_the_keyboard_suffices(open_notebook: Open) -> None:
     wait_for_status(notebook, "cancelled")
 
 
+@pytest.mark.thorough
 def test_a_submit_in_a_busy_cell_brings_what_was_typed_last(open_notebook: Open) -> None:
     notebook = open_panel(open_notebook, model="demo-fast", prompt="")
     notebook.run_code("import time; time.sleep(6)", wait=False)
@@ -206,6 +220,7 @@ def test_a_submit_in_a_busy_cell_brings_what_was_typed_last(open_notebook: Open)
     notebook.run_code("assert spec.prompt == 'Explain tides', spec; panel.cancel()")
 
 
+@pytest.mark.thorough
 def test_the_clock_ticks_while_nothing_is_heard_of_the_time(open_notebook: Open) -> None:
     notebook = open_panel(open_notebook, model="demo-slow-start")
     submit(notebook)
@@ -230,6 +245,7 @@ def read_clock_s(notebook: Notebook) -> float:
     return float(found[1]) / (1000 if found[2] == "ms" else 1)
 
 
+@pytest.mark.thorough
 def test_an_ended_task_shown_again_is_not_read_aloud(open_notebook: Open) -> None:
     notebook = open_panel(open_notebook, model="demo@200")
     submit(notebook)
@@ -242,6 +258,7 @@ def test_an_ended_task_shown_again_is_not_read_aloud(open_notebook: Open) -> Non
     again.wait_for(state="attached")
 
 
+@pytest.mark.thorough
 def test_scrolling_up_stops_the_following(open_notebook: Open) -> None:
     notebook = open_panel(open_notebook, model="demo@2000", prompt="Explain tides")
     notebook.run_code(
@@ -282,7 +299,7 @@ def test_a_task_as_last_line_leaves_text_in_the_saved_notebook(
     assert notebook.output(1).locator("h2", has_text="Tides").is_visible()
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.thorough)])
 def test_axe_finds_nothing_serious(open_notebook: Open, theme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
@@ -393,6 +410,7 @@ def test_ids_in_the_page_hold_no_secret(open_notebook: Open, stack: lt.LocalStac
             assert value not in page
 
 
+@pytest.mark.thorough
 def test_the_first_lesson_runs_from_top_to_bottom(open_notebook: Open) -> None:
     [lesson] = [path for path in find_lessons() if path.name.startswith("01")]
     cells = [
@@ -401,11 +419,9 @@ def test_the_first_lesson_runs_from_top_to_bottom(open_notebook: Open) -> None:
         if cell["cell_type"] == "code"
     ]
     notebook = open_notebook(*cells)
-    began = time.monotonic()
     notebook.start_command("notebook:run-all-cells")
     notebook.output(2).locator(".longtask-scroller").wait_for()
     wait_for_text(notebook, 20)
-    assert time.monotonic() - began < 10, "text streams within ten seconds of the click"
     notebook.run_all()
     document = notebook.save()
     outputs = [output for cell in document["cells"] for output in cell["outputs"]]

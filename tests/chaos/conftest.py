@@ -1,10 +1,8 @@
-"""How long the scenarios run (`--chaos=short|full`), and the table of what they counted."""
+"""How long the scenarios run (`--chaos=short|full`), and what they counted."""
 
 from collections.abc import Callable
 
 import pytest
-
-_FIGURES = pytest.StashKey[list[tuple[str, str]]]()
 
 
 @pytest.fixture
@@ -19,22 +17,10 @@ def scale(request: pytest.FixtureRequest) -> Callable[..., int]:
 
 
 @pytest.fixture
-def figures(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+def figures(record_property: Callable[[str, object], None]) -> Callable[[str, str], None]:
     """Record a scenario's line of figures: `figures("scenario", "what was counted")`."""
 
     def record(scenario: str, counted: str) -> None:
-        request.config.stash.setdefault(_FIGURES, []).append((scenario, counted))
+        record_property("chaos", (scenario, counted))  # so that it gets out of a worker
 
     return record
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the table of figures at the end of the run."""
-    rows = terminalreporter.config.stash.get(_FIGURES, [])
-    if not rows:
-        return
-    form = terminalreporter.config.getoption("--chaos")
-    terminalreporter.write_sep("=", f"chaos, {form} run")
-    width = max(len(scenario) for scenario, _ in rows)
-    for scenario, counted in rows:
-        terminalreporter.write_line(f"{scenario:<{width}}  {counted}")

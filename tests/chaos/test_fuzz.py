@@ -3,10 +3,7 @@
 import asyncio
 import contextlib
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from html.parser import HTMLParser
 from typing import Any, cast
@@ -39,6 +36,7 @@ from longtask_kit.widgets.saved import make_bundle
 from tests.chaos._deliveries import deliver, record_task
 from tests.chaos._fake_server import FakeServer, fake_server
 from tests.chaos._scripted import served_app
+from tests.command import longtask
 
 Scale = Callable[..., int]
 Figures = Callable[[str, str], None]
@@ -486,7 +484,8 @@ def test_json_lines_are_whole_and_hold_no_raw_control_character(
 def test_lists_and_records_of_tasks_hold_no_raw_control_character(
     evil: lt.Settings, stack: lt.LocalStack
 ) -> None:
-    environment = os.environ | stack.environment | {"LONGTASK_BASE_URL": evil.base_url or ""}
+    own = {"LONGTASK_BASE_URL": evil.base_url or "", "COLUMNS": "200"}
+    environment = stack.environment | own
     with lt.connect(settings=evil, quiet=True) as kit:
         task = kit.submit(EVIL, handler="evil", model="evil\x1b[2J", metadata={EVIL: EVIL})
         task.result(20)
@@ -501,14 +500,7 @@ def test_lists_and_records_of_tasks_hold_no_raw_control_character(
         ["tail", "--json", failed.id],
         ["status", "--json", failed.id],
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "longtask_kit.cli", *arguments],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env=environment | {"COLUMNS": "200"},
-            check=False,
-        )
+        done = longtask(*arguments, **environment)
         assert done.returncode in (0, 1), done.stderr
         assert "Traceback" not in done.stderr
         assert CONTROLS.findall(done.stdout + done.stderr) == [], arguments

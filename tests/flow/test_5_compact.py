@@ -81,7 +81,7 @@ def make_texts(count: int) -> list[str]:
 
 
 async def test_readers_get_the_same_events_from_every_cursor(store: Store, redis: Redis) -> None:
-    task_id = await run_task(store, make_texts(700))
+    task_id = await run_task(store, make_texts(350))
     before = await store.read_log(task_id, after=START)
     record = redis.hgetall(task_key(task_id))
     await store.compact(task_id)

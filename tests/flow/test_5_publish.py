@@ -148,7 +148,8 @@ async def test_a_redis_that_is_away_for_a_while_costs_no_token(settings: lt.Sett
         async with Publisher(store, min_flush_interval_s=0, heartbeat_s=1) as publisher:
             writer = publisher.open_attempt(task_id, attempt)
             await writer.write("before ")
-            await asyncio.sleep(0.05)
+            while await read_text(store, task_id) != "before ":
+                pass
             proxy.is_down = True
             proxy.cut_all()
             await writer.write("during ")

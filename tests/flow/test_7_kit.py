@@ -44,22 +44,24 @@ def test_a_script_iterates_a_task(kit: lt.Kit) -> None:
 
 @pytest.mark.anyio
 async def test_an_asyncio_program_awaits_and_iterates(kit: lt.Kit) -> None:
-    one, two = (kit.submit(f"Name {n} rivers", model="demo@400") for n in (3, 4))
-    beats = 0
+    gates = {"one": threading.Event(), "two": threading.Event()}
 
-    async def heartbeat() -> None:
-        nonlocal beats
-        while True:
-            await asyncio.sleep(0.01)
-            beats += 1
+    async def speak_twice(context: TaskContext) -> AsyncIterator[str]:
+        yield "before "
+        await asyncio.to_thread(gates[context.spec.prompt].wait)
+        yield "after"
 
-    beating = asyncio.create_task(heartbeat())
-    text = "".join([delta async for delta in one])
-    assert await one == text
-    assert await two
+    kit.serve(handlers={"speak": speak_twice})
+    one, two = (kit.submit(name, handler="speak") for name in gates)
+    loop, deltas = asyncio.get_running_loop(), list[str]()
+    async for delta in one:
+        deltas.append(delta)
+        # Neither task ends unless the program's own loop has its turns meanwhile.
+        loop.call_soon(gates["one"].set)
+    assert await one == "".join(deltas) == "before after"
+    loop.call_soon(gates["two"].set)
+    assert await two == "before after"
     assert list(await asyncio.gather(one._wait(), two._wait())) == [one.text, two.text]
-    beating.cancel()
-    assert beats > 10, "the program's own loop was never blocked"
 
 
 def test_the_text_grows_while_the_cell_is_busy(kit: lt.Kit) -> None:

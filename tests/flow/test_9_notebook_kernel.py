@@ -52,14 +52,13 @@ def test_a_task_streams_while_its_cell_is_busy_and_is_awaited_in_the_next(
 import time
 task = kit.submit("Explain tides", model="demo@100")
 task.events()
-lengths = []
-for _ in range(8):
-    time.sleep(0.15)  # a sync cell: the kernel's own loop is blocked
-    lengths.append(len(task._feed.transcript.text))
-print(lengths)
+lengths = set()
+while len(lengths) < 5:
+    time.sleep(0.01)  # a sync cell: the kernel's own loop is blocked
+    lengths.add(len(task._feed.transcript.text))
+print(task._feed.transcript.status)
 """
-    lengths = [int(part) for part in run_cell(client, busy).strip("[]\n").split(",")]
-    assert lengths[-1] > lengths[len(lengths) // 2] > lengths[1]
+    assert run_cell(client, busy) == "running\n"
     assert run_cell(client, "text = await task; text == task.text") == "True"
     listed = "[delta async for delta in task][-1] == [delta for delta in task][-1]"
     assert run_cell(client, listed) == "True"
@@ -72,7 +71,7 @@ def test_an_interrupt_ends_the_wait_and_leaves_the_task_running(
 ) -> None:
     manager, client = kernel
     submit = "import longtask_kit as lt; kit = lt.connect(quiet=True); "
-    run_cell(client, submit + "task = kit.submit('Explain tides', model='demo@20')")
+    run_cell(client, submit + "task = kit.submit('Explain tides', model='demo@15')")
     # Else the kernel answers "aborted" to what comes in the moment after an error.
     message_id = client.execute(f"print('waiting'); {wait}", stop_on_error=False)
     while True:
@@ -80,16 +79,14 @@ def test_an_interrupt_ends_the_wait_and_leaves_the_task_running(
         if message["content"].get("text") == "waiting\n":
             break
     time.sleep(0.3)  # into the wait
-    began = time.monotonic()
     manager.interrupt_kernel()
     reply = None
-    while reply is None and time.monotonic() < began + 20:
+    while reply is None:
         with suppress(Empty):
             answer = client.get_shell_msg(timeout=1)
             reply = answer if answer["parent_header"]["msg_id"] == message_id else None
-    assert reply is not None, "the cell did not end"
     assert reply["content"]["status"] == "error"
-    assert time.monotonic() - began < 5  # far from the 10 s of an await that does not tick
+    # An await that does not tick would have outlasted it: the task takes 11 s.
     assert run_cell(client, "task.status") == "'running'"
     assert run_cell(client, "task.cancel()") == "'running'"
 

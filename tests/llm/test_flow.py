@@ -13,7 +13,7 @@ from tests.llm.conftest import MODEL
 from tests.local.processes import is_alive
 from tests.wait import wait_until
 
-pytestmark = pytest.mark.llm
+pytestmark = [pytest.mark.llm, pytest.mark.thorough]
 
 
 def find_server(home: Path, parent: int) -> int | None:

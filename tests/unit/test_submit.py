@@ -92,7 +92,7 @@ def make_circle() -> dict[str, Any]:
         ("metadata", None, '"metadata" must be a JSON object, got NoneType'),
         ("metadata", [("a", 1)], '"metadata" must be a JSON object, got list'),
         ("metadata", "{}", '"metadata" must be a JSON object, got str'),
-        ("metadata", {"a": object()}, '"metadata" must be a JSON object'),
+        ("metadata", {"a": ...}, '"metadata" must be a JSON object'),
         ("metadata", {"a": {1, 2}}, '"metadata" must be a JSON object'),
         ("metadata", {"a": b""}, '"metadata" must be a JSON object'),
         ("metadata", {("a", "b"): 1}, '"metadata" must be a JSON object'),

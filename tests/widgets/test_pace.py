@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 import longtask_kit as lt
-from longtask_kit.widgets.pace import find_gap_s
+from longtask_kit.widgets.pace import Pace, find_gap_s
 from tests.kernel_wire import (
+    TOKENS,
     WiredKernel,
     count_bytes,
     find_peak,
@@ -35,6 +36,66 @@ def test_a_gap_is_short_for_slow_text_and_long_for_fast(
     assert find_gap_s(text_rate, writers) == pytest.approx(gap_s)
 
 
+_MESSAGE_BYTES = 750  # of an update, before its text
+
+
+def draw_all(tokens: list[str], rate: int, outputs: int) -> list[tuple[float, int]]:
+    """Draw a text that grows at `rate` tokens a second, with a clock in hand: times and bytes."""
+    now_s = 0.0
+    paces = [Pace(read_clock=lambda: now_s) for _ in range(outputs)]
+    sizes = [len(token.encode()) for token in tokens]
+    shown, draws = [0] * outputs, list[tuple[float, int]]()
+    while min(shown) < len(tokens):
+        due_s = [pace.find_wait_s() for pace in paces]
+        # An output draws when a token has come since, and its wait is over.
+        waits = [
+            max(wait_s, (shown[n] + 1) / rate - now_s)
+            for n, wait_s in enumerate(due_s)
+            if shown[n] < len(tokens)
+        ]
+        now_s += max(min(waits), 1e-6)
+        arrived = min(len(tokens), int(now_s * rate + 1e-6))
+        for n, pace in enumerate(paces):
+            if shown[n] < arrived and pace.find_wait_s() <= 0:
+                text_bytes = sum(sizes[shown[n] : arrived])
+                pace.note(text_bytes)
+                shown[n] = arrived
+                draws.append((now_s, text_bytes))
+    return draws
+
+
+@pytest.fixture
+def _clock_in_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget who drew when by another clock."""
+    monkeypatch.setattr(Pace, "_drew_at", {})
+
+
+def find_most_a_second(times: list[float]) -> int:
+    return max(sum(begin <= at < begin + 1 for at in times) for begin in times)
+
+
+@pytest.mark.usefixtures("_clock_in_hand")
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_by_the_clock_ten_thousand_tokens_cost_at_most_half_more_than_their_bytes(
+    language: str,
+) -> None:
+    tokens = write_answer(language)
+    draws = draw_all(tokens, 1000, 1)
+    assert len(tokens) == TOKENS
+    assert sum(size for _, size in draws) == len("".join(tokens).encode())
+    assert len(draws) * _MESSAGE_BYTES <= 0.5 * len("".join(tokens).encode())
+    assert find_most_a_second([at for at, _ in draws]) <= 30
+
+
+@pytest.mark.usefixtures("_clock_in_hand")
+@pytest.mark.parametrize(("rate", "outputs"), [(50, 1), (50, 5), (50, 20), (1000, 5)])
+def test_by_the_clock_outputs_share_the_wire(rate: int, outputs: int) -> None:
+    draws = draw_all(write_answer("en", 10 * rate), rate, outputs)
+    most = find_most_a_second([at for at, _ in draws])
+    assert most <= 60
+    assert outputs > 1 or most >= 25, "one alone is as lively as it can be read"
+
+
 @pytest.fixture(scope="module")
 def wired(stack: lt.LocalStack) -> Iterator[WiredKernel]:
     kernel = WiredKernel(stack.environment | {"LONGTASK_HOME": os.environ["LONGTASK_HOME"]})
@@ -49,7 +110,7 @@ def serving(kit: lt.Kit) -> lt.Kit:
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-@pytest.mark.parametrize("rate", [0, 1000])
+@pytest.mark.parametrize("rate", [0, pytest.param(1000, marks=pytest.mark.thorough)])
 def test_ten_thousand_tokens_cost_at_most_half_more_than_their_bytes(
     serving: lt.Kit, wired: WiredKernel, language: str, rate: int
 ) -> None:
