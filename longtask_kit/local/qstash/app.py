@@ -1,12 +1,14 @@
 """The queue as an ASGI app: what it opens and closes, who may call it, how it refuses."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import hmac
 import logging
 import time
 import urllib.parse
-from collections.abc import AsyncIterator, Callable, Mapping
+from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 from starlette.applications import Starlette
@@ -14,7 +16,6 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from longtask_kit.local.qstash.connections import Connections
 from longtask_kit.local.qstash.delivery import DeliveryQueue
@@ -29,6 +30,11 @@ from longtask_kit.local.qstash.routes.all import ROUTES
 from longtask_kit.local.qstash.scheduler import Scheduler
 from longtask_kit.local.qstash.signing import SigningKeys
 from longtask_kit.local.qstash.store import QueueStore, connect
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
 

@@ -4,6 +4,8 @@ All keys begin with `{qstash}:`, whose braces put them into one slot of a Redis 
 may touch them all, though it names only `ROUTE`.
 """
 
+from __future__ import annotations
+
 import asyncio
 import hashlib
 

@@ -1,12 +1,13 @@
 """Everything the queue must not lose, in Valkey under `{qstash}:`; no decision is taken here."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.cluster import RedisCluster
@@ -14,14 +15,18 @@ from redis.exceptions import ResponseError
 
 from longtask_kit.local.qstash.admission import Ticket, ticket_of
 from longtask_kit.local.qstash.catalog import Catalog, QueueSettings, dump, dump_period
-from longtask_kit.local.qstash.flow import FlowGate, FlowSettings
 from longtask_kit.local.qstash.message import Message, dump_message, load_message
 from longtask_kit.local.qstash.plan import day_of
 from longtask_kit.local.qstash.request import Attempt
-from longtask_kit.local.qstash.schedules import Schedule
 from longtask_kit.local.qstash.scripts import FIRE, PUBLISH, RECORD, SETTLE, ScriptRunner
 from longtask_kit.local.qstash.signing import SigningKeys
 from longtask_kit.local.qstash.views import View, event_view
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Container, Iterable, Mapping, Sequence
+
+    from longtask_kit.local.qstash.flow import FlowGate, FlowSettings
+    from longtask_kit.local.qstash.schedules import Schedule
 
 PAGE = 200
 CONNECTIONS = 32
