@@ -17,6 +17,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from longtask_kit.local.qstash.client import connect
 from longtask_kit.local.qstash.connections import Connections
 from longtask_kit.local.qstash.delivery import DeliveryQueue
 from longtask_kit.local.qstash.destination import Reach
@@ -29,7 +30,7 @@ from longtask_kit.local.qstash.plan import UNLIMITED, BurstCounter, Plan
 from longtask_kit.local.qstash.routes.all import ROUTES
 from longtask_kit.local.qstash.scheduler import Scheduler
 from longtask_kit.local.qstash.signing import SigningKeys
-from longtask_kit.local.qstash.store import QueueStore, connect
+from longtask_kit.local.qstash.store import QueueStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping

@@ -21,8 +21,7 @@ from longtask_kit.local.qstash.controls import Controls, now_ms
 from longtask_kit.local.qstash.destination import rewrite
 from longtask_kit.local.qstash.outcome import log_outcome, settlement_of
 from longtask_kit.local.qstash.request import attempt_delivery
-from longtask_kit.local.qstash.scripts import QUOTA_SPENT
-from longtask_kit.local.qstash.store import Publication, QueueStore, Settlement
+from longtask_kit.local.qstash.store import QUOTA_SPENT, Publication, QueueStore, Settlement
 from longtask_kit.local.qstash.views import event_view
 
 if TYPE_CHECKING:
