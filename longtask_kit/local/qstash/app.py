@@ -170,7 +170,7 @@ async def _lifespan(
 
 @contextlib.asynccontextmanager
 async def _open_store(redis_url: str) -> AsyncIterator[QueueStore]:
-    store = QueueStore(await connect(redis_url), redis_url)
+    store = QueueStore(await connect(redis_url))
     try:
         yield store
     finally:

@@ -4,66 +4,117 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
+from redis.exceptions import ClusterDownError, NoScriptError, RedisClusterException
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
-
-from longtask_kit.local.redis.engine import Engine
-from longtask_kit.local.redis.resp import Failure, Reply
 
 EVENTS_KEPT = 10_000
-RECONNECT_WAITS_S = (0.01, 0.1, 0.5)
-_ROUTE = b"{qstash}:pending"  # any key of the slot that all are in
+REPEAT_WAITS_S = (0.01, 0.1, 0.5)
+_ROUTE = "{qstash}:pending"  # any key of the slot that all are in
+_LOST = (OSError, RedisConnectionError, ClusterDownError, RedisClusterException)
 
-Name = Literal["publish", "settle", "record", "fire"]
+ScriptName: TypeAlias = Literal["publish", "settle", "record", "fire"]
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """A script that somebody waits for; a failure is an answer like any other."""
+
+    name: ScriptName
+    plan: str
+    answer: asyncio.Future[Any]
+
+    def command(self, *, in_full: bool = False) -> tuple[str | int, ...]:
+        source, digest = _load_script(self.name)
+        script = ("EVAL", source) if in_full else ("EVALSHA", digest)
+        return (*script, 1, _ROUTE, self.plan, EVENTS_KEPT)
 
 
 class ScriptRunner:
-    """Runs the scripts on one connection: Valkey runs one at a time anyway.
+    """Runs scripts in the order of the calls, which the delivery engine relies on.
 
-    redis-py takes longer to send a script than Valkey to run it. Replies come in the order of
-    the calls, which the delivery engine relies on.
+    redis-py takes longer to send a command than Valkey to run a script, so that what gathers during
+    one round trip shares the next.
     """
 
-    def __init__(self, redis_url: str) -> None:
-        self._engine = Engine(redis_url)
+    def __init__(self, client: Any) -> None:  # noqa: ANN401 - see client.connect
+        self._client = client
+        self._waiting: list[_Call] = []
+        self._sent: list[_Call] = []
+        self._sender: asyncio.Task[None] | None = None
 
-    def close(self) -> None:
-        """Close the connection."""
-        self._engine.close()
+    async def close(self) -> None:
+        """Give up what is under way."""
+        if self._sender is not None:
+            self._sender.cancel()
+            await asyncio.gather(self._sender, return_exceptions=True)
+        for call in (*self._sent, *self._waiting):  # nobody may wait for ever
+            call.answer.cancel()
 
-    async def run(self, name: Name, plan: str) -> Reply:
-        """Run a script with its plan; once more if the reply was lost, which each allows.
+    async def run(self, name: ScriptName, plan: str) -> Any:  # noqa: ANN401 - the script's answer
+        """Run a script with its plan; again if the reply was lost, which each allows.
 
         Raises:
             RedisError: Valkey refuses, or does not answer.
         """
-        for wait_s in RECONNECT_WAITS_S:
-            try:
-                return await self._run(name, plan)
-            except (OSError, RedisConnectionError):
-                await asyncio.sleep(wait_s)
-        try:
-            return await self._run(name, plan)
-        except OSError as exc:
-            raise RedisConnectionError(str(exc)) from exc
+        call = _Call(name, plan, asyncio.get_running_loop().create_future())
+        self._waiting.append(call)
+        if self._sender is None or self._sender.done():
+            self._sender = asyncio.create_task(self._send(), name="qstash-scripts")
+        answer = await call.answer
+        if isinstance(answer, OSError | RedisClusterException):
+            raise RedisConnectionError(str(answer)) from answer
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
-    async def _run(self, name: Name, plan: str) -> Reply:
-        script, digest = _load_script(name)
-        arguments = [b"1", _ROUTE, plan.encode(), b"%d" % EVENTS_KEPT]
-        [reply] = await self._engine.run([[b"EVALSHA", digest.encode(), *arguments]])
-        if isinstance(reply, Failure) and reply.startswith(b"NOSCRIPT"):
-            [reply] = await self._engine.run([[b"EVAL", script.encode(), *arguments]])
-        if isinstance(reply, Failure):
-            raise ResponseError(reply.decode(errors="replace"))
-        return reply
+    async def _send(self) -> None:
+        while self._waiting:
+            self._sent, self._waiting = self._waiting, []
+            for call, answer in zip(self._sent, await self._ask(self._sent), strict=True):
+                if not call.answer.done():
+                    call.answer.set_result(answer)
+
+    async def _ask(self, calls: list[_Call]) -> list[Any]:
+        answers = await self._ask_at_once(calls)
+        for wait_s in REPEAT_WAITS_S:
+            open_calls = [
+                at
+                for at, answer in enumerate(answers)
+                if isinstance(answer, (*_LOST, NoScriptError))
+            ]
+            if not open_calls:
+                break
+            await asyncio.sleep(wait_s)
+            for at in open_calls:
+                answers[at] = await self._ask_alone(calls[at])
+                if isinstance(answers[at], _LOST):
+                    break  # nor would the next one get through
+        return answers
+
+    async def _ask_at_once(self, calls: list[_Call]) -> list[Any]:
+        try:
+            async with self._client.pipeline(transaction=False) as pipe:
+                for call in calls:
+                    pipe.execute_command(*call.command())
+                return list(await pipe.execute(raise_on_error=False))
+        except Exception as exc:  # noqa: BLE001 - theirs who wait
+            return [exc] * len(calls)
+
+    async def _ask_alone(self, call: _Call) -> Any:  # noqa: ANN401
+        """Ask with the script's text; a cluster's client then learns anew which node to ask."""
+        try:
+            return await self._client.execute_command(*call.command(in_full=True))
+        except Exception as exc:  # noqa: BLE001 - theirs who wait
+            return exc
 
 
 @cache
-def _load_script(name: Name) -> tuple[str, str]:
+def _load_script(name: ScriptName) -> tuple[str, str]:
     """Return a script and the digest that Valkey knows it by."""
     folder = files("longtask_kit.local.qstash") / "lua"
     source = (folder / "shared.lua").read_text() + (folder / f"{name}.lua").read_text()

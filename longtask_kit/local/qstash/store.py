@@ -103,14 +103,14 @@ class QueueStore:
         catalog: The records of queues, URL groups, flow control keys and schedules.
     """
 
-    def __init__(self, client: Any, redis_url: str) -> None:  # noqa: ANN401 - see client.connect
+    def __init__(self, client: Any) -> None:  # noqa: ANN401 - see client.connect
         self._redis = client
-        self._scripts = ScriptRunner(redis_url)
+        self._scripts = ScriptRunner(self._redis)
         self.catalog = Catalog(self._redis)
 
     async def close(self) -> None:
         """Close every connection."""
-        self._scripts.close()
+        await self._scripts.close()
         await self._redis.aclose()
 
     async def publish(
@@ -138,7 +138,7 @@ class QueueStore:
                 "spent": QUOTA_SPENT,
             }
         ids: Any = await self._scripts.run("publish", _plan(plan))
-        return [message_id.decode() for message_id in ids]
+        return list(ids)
 
     async def fire(self, run: ScheduleRun, publication: Publication) -> list[str]:
         """Store a schedule's turn and return its messages' ids; none if it was changed."""
