@@ -95,7 +95,7 @@ async def _start_redis(
 ) -> tuple[str, asyncio.Future[None]]:
     """Return where the data are, and what fails when the server that has them dies."""
     if config.redis_url is not None:
-        from longtask_kit.local.redis.check import check_redis
+        from longtask_kit.local.qstash.client import check_redis
 
         await check_redis(config.redis_url)
         return config.redis_url, asyncio.get_running_loop().create_future()

@@ -4,11 +4,16 @@ Nothing here is the truth: it is made from the stored messages at start. One eng
 one event loop, so that no step needs a lock; and there is no I/O.
 """
 
+from __future__ import annotations
+
 import collections
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from longtask_kit.local.qstash.flow import FlowGate, FlowSettings
-from longtask_kit.local.qstash.message import Message
+
+if TYPE_CHECKING:
+    from longtask_kit.local.qstash.message import Message
 
 # Keys can be as many as a caller's users: idle ones are forgotten beyond this number.
 FLOW_KEYS_KEPT = 1000

@@ -1,12 +1,14 @@
 """The queue as an ASGI app: what it opens and closes, who may call it, how it refuses."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import hmac
 import logging
 import time
 import urllib.parse
-from collections.abc import AsyncIterator, Callable, Mapping
+from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 from starlette.applications import Starlette
@@ -14,8 +16,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
 
+from longtask_kit.local.qstash.client import connect
 from longtask_kit.local.qstash.connections import Connections
 from longtask_kit.local.qstash.delivery import DeliveryQueue
 from longtask_kit.local.qstash.destination import Reach
@@ -28,7 +30,12 @@ from longtask_kit.local.qstash.plan import UNLIMITED, BurstCounter, Plan
 from longtask_kit.local.qstash.routes.all import ROUTES
 from longtask_kit.local.qstash.scheduler import Scheduler
 from longtask_kit.local.qstash.signing import SigningKeys
-from longtask_kit.local.qstash.store import QueueStore, connect
+from longtask_kit.local.qstash.store import QueueStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +170,7 @@ async def _lifespan(
 
 @contextlib.asynccontextmanager
 async def _open_store(redis_url: str) -> AsyncIterator[QueueStore]:
-    store = QueueStore(await connect(redis_url), redis_url)
+    store = QueueStore(await connect(redis_url))
     try:
         yield store
     finally:

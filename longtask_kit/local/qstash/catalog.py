@@ -1,5 +1,7 @@
 """What is set up and not sent: queues, URL groups, flow control keys, schedules; in Valkey."""
 
+from __future__ import annotations
+
 import asyncio
 import dataclasses
 import json

@@ -4,18 +4,22 @@ httpx takes three times the CPU of all else in a delivery. Here a request is one
 answer is read by the parser that uvicorn uses too (httptools).
 """
 
+from __future__ import annotations
+
 import asyncio
 import functools
 import socket
-import ssl
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import httptools
 import httpx
 
-from longtask_kit.local.qstash.destination import Origin
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Sequence
+
+    from longtask_kit.local.qstash.destination import Origin
 
 # Shorter than the 5 s after which uvicorn and Node drop an idle connection, so that a delivery
 # doesn't meet a connection that is just being closed.
@@ -70,7 +74,7 @@ class Connections:
                 connection.abort()
         self._idle.clear()
 
-    def _take(self, origin: Origin) -> "_Connection | None":
+    def _take(self, origin: Origin) -> _Connection | None:
         # The last used first: what a burst left over gets old, and is closed.
         connections = self._idle.get(origin)
         while connections:
@@ -80,11 +84,11 @@ class Connections:
                 return connection
         return None
 
-    def _keep(self, origin: Origin, connection: "_Connection") -> None:
+    def _keep(self, origin: Origin, connection: _Connection) -> None:
         self._idle.setdefault(origin, []).append(connection)
         connection.start_expiry(functools.partial(self._expire, origin, connection))
 
-    def _expire(self, origin: Origin, connection: "_Connection") -> None:
+    def _expire(self, origin: Origin, connection: _Connection) -> None:
         connection.abort()
         connections = self._idle.get(origin, [])
         if connection in connections:
@@ -101,7 +105,7 @@ class _Connection(asyncio.Protocol):
         self._answer: asyncio.Future[Response] | None = None
         self._expiry: asyncio.TimerHandle | None = None
 
-    def exchange(self, head: bytes, body: bytes) -> "asyncio.Future[Response]":
+    def exchange(self, head: bytes, body: bytes) -> asyncio.Future[Response]:
         """Send a request; returns the future of its answer."""
         self.is_reusable = False
         self._parser = httptools.HttpResponseParser(self)
@@ -112,7 +116,7 @@ class _Connection(asyncio.Protocol):
         self._transport.writelines([head, body] if body else [head])
         return self._answer
 
-    def start_expiry(self, expire: "functools.partial[None]") -> None:
+    def start_expiry(self, expire: functools.partial[None]) -> None:
         """Call `expire` unless the connection is used again in time."""
         self._expiry = asyncio.get_running_loop().call_later(KEEPALIVE_S, expire)
 

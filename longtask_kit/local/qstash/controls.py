@@ -3,17 +3,22 @@
 Stored first, then in force: a restart must not undo what was answered.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from longtask_kit.local.qstash.admission import Admission
 from longtask_kit.local.qstash.catalog import Catalog, QueueSettings
 from longtask_kit.local.qstash.flow import FlowGate, FlowSettings
-from longtask_kit.local.qstash.message import Message
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+    from longtask_kit.local.qstash.message import Message
 
 
 def now_ms() -> int:

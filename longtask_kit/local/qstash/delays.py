@@ -4,12 +4,17 @@ All arithmetic is done on floats, so neither `pow(9, pow(9, 9))` nor a long lite
 time or memory: what is too large becomes infinity, which the caller clamps.
 """
 
+from __future__ import annotations
+
 import ast
 import math
 import operator
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from longtask_kit.local.qstash.errors import ExpressionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MAX_LENGTH = 256
 

@@ -4,28 +4,33 @@ The truth is in the store; the engine's own heap only says when to look there. A
 many does no harm, as a message that isn't pending is dropped when its turn comes.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import functools
 import heapq
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 
 from longtask_kit.local.qstash.admission import ticket_of
-from longtask_kit.local.qstash.connections import Connections
 from longtask_kit.local.qstash.controls import Controls, now_ms
 from longtask_kit.local.qstash.destination import rewrite
-from longtask_kit.local.qstash.message import Message
 from longtask_kit.local.qstash.outcome import log_outcome, settlement_of
-from longtask_kit.local.qstash.plan import Plan
 from longtask_kit.local.qstash.request import attempt_delivery
-from longtask_kit.local.qstash.scripts import QUOTA_SPENT
-from longtask_kit.local.qstash.signing import SigningKeys
-from longtask_kit.local.qstash.store import Publication, QueueStore, Settlement
+from longtask_kit.local.qstash.store import QUOTA_SPENT, Publication, QueueStore, Settlement
 from longtask_kit.local.qstash.views import event_view
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+
+    from longtask_kit.local.qstash.connections import Connections
+    from longtask_kit.local.qstash.message import Message
+    from longtask_kit.local.qstash.plan import Plan
+    from longtask_kit.local.qstash.signing import SigningKeys
 
 STORE_RETRY_MS = 1000
 OWN_FAILURE_RETRY_MS = 60_000

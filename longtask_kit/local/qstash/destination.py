@@ -1,15 +1,20 @@
 """The destination in a publish path, and where it may point to (wire doc, section 0.1)."""
 
+from __future__ import annotations
+
 import functools
 import ipaddress
 import re
 import urllib.parse
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import httpx
 
 from longtask_kit.local.qstash.errors import DestinationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _URL_CHARACTERS = "%:/?#[]@!$&'()*+,;="
 _AUTHORITY = re.compile("https?://[^/?#]*", re.IGNORECASE)

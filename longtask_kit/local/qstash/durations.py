@@ -1,5 +1,7 @@
 """The two duration notations on the wire, both to seconds (wire doc, sections 1 and 5)."""
 
+from __future__ import annotations
+
 import re
 
 from longtask_kit.local.qstash.errors import DurationError

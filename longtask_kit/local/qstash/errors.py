@@ -3,7 +3,12 @@
 A MalformedRequestError is a 400, a PlanLimitError a 412, a RateLimitError a 429.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class MalformedRequestError(ValueError):

@@ -1,11 +1,17 @@
 """From one publish to its messages: one for a URL, one for each endpoint of a URL group."""
 
-from collections.abc import Iterable
+from __future__ import annotations
 
-from longtask_kit.local.qstash.catalog import Catalog
+from typing import TYPE_CHECKING
+
 from longtask_kit.local.qstash.destination import Reach, is_url
 from longtask_kit.local.qstash.errors import DestinationError
 from longtask_kit.local.qstash.message import Message, new_message_id, parse_message
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from longtask_kit.local.qstash.catalog import Catalog
 
 
 class GroupMissingError(DestinationError):

@@ -1,5 +1,7 @@
 """Query filters over messages, events and dead letters; pure (wire doc, section 2)."""
 
+from __future__ import annotations
+
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

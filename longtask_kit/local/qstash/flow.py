@@ -4,6 +4,8 @@ Wire doc, section 7: the last message's configuration counts unless it is pinned
 through too, and a rate's period begins with the first start in it.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import re
 from dataclasses import dataclass
@@ -41,7 +43,7 @@ class FlowSettings:
 
     def given(
         self, parallelism: int | None, rate: int | None, period_s: int | None
-    ) -> "FlowSettings":
+    ) -> FlowSettings:
         """Return the settings after a message with these limits; what is pinned stays."""
         changed: dict[str, Any] = {}
         if not self.is_pinned_parallelism:

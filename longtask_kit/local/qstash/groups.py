@@ -1,14 +1,18 @@
 """URL groups: named sets of endpoints, of which each gets every message (the path's `topics`)."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from longtask_kit.local.qstash.destination import check_url
 from longtask_kit.local.qstash.errors import MalformedRequestError
 from longtask_kit.local.qstash.message import HeaderMap, HeaderPairs, check_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MAX_ENDPOINTS = 1000
 
@@ -36,7 +40,7 @@ class UrlGroup:
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
-    def load(cls, record: str) -> "UrlGroup":
+    def load(cls, record: str) -> UrlGroup:
         """Return the group that `dump` wrote."""
         fields = json.loads(record)
         endpoints = [Endpoint(**endpoint) for endpoint in fields.pop("endpoints")]
@@ -56,7 +60,7 @@ class UrlGroup:
         }
         return wire | ({"headers": self.headers} if self.headers else {})
 
-    def with_endpoints(self, added: Sequence[Endpoint], *, time_ms: int) -> "UrlGroup":
+    def with_endpoints(self, added: Sequence[Endpoint], *, time_ms: int) -> UrlGroup:
         """Return the group with endpoints added; one with the same URL or name is updated.
 
         Raises:
@@ -77,7 +81,7 @@ class UrlGroup:
 
     def without_endpoints(
         self, removed: Sequence[dict[str, str | None]], *, time_ms: int
-    ) -> "UrlGroup":
+    ) -> UrlGroup:
         """Return the group without the endpoints that are named by URL or by name."""
         urls = {one["url"] for one in removed if one.get("url")}
         names = {one["name"] for one in removed if one.get("name")}

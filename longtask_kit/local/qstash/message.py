@@ -4,6 +4,8 @@ Batch items, enqueued and scheduled messages carry the same headers, so all of t
 through `parse_message`.
 """
 
+from __future__ import annotations
+
 import base64
 import dataclasses
 import hashlib

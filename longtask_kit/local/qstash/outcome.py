@@ -1,14 +1,19 @@
 """What an attempt's outcome changes: delivered, tried again, or dead; pure but for the log line."""
 
+from __future__ import annotations
+
 import logging
 import secrets
+from typing import TYPE_CHECKING
 
 from longtask_kit.local.qstash.destination import printable
-from longtask_kit.local.qstash.message import Message
-from longtask_kit.local.qstash.request import Attempt
 from longtask_kit.local.qstash.retry import next_delay_s
 from longtask_kit.local.qstash.store import DeadLetter, Settlement
 from longtask_kit.local.qstash.views import callback_messages, event_view
+
+if TYPE_CHECKING:
+    from longtask_kit.local.qstash.message import Message
+    from longtask_kit.local.qstash.request import Attempt
 
 logger = logging.getLogger(__name__)
 

@@ -4,12 +4,18 @@ Numbers: wire doc, section 8, and the documentation's rate limit page for the bu
 delays are refused is not documented: 412 here, as for queues and schedules.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from longtask_kit.local.qstash.errors import PlanLimitError, RateLimitError
-from longtask_kit.local.qstash.message import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from longtask_kit.local.qstash.message import Message
 
 DAY_S = 86_400
 # Sending has no limit of requests a second; everything else has.

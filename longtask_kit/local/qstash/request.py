@@ -1,5 +1,7 @@
 """One attempt to deliver a message: the request, the answer, and the reason of a failure."""
 
+from __future__ import annotations
+
 import asyncio
 import base64
 import functools

@@ -1,14 +1,19 @@
 """When a failed attempt is tried again, or not (wire doc, section 5); no I/O, no clock."""
 
+from __future__ import annotations
+
 import datetime
 import email.utils
 import math
 import re
-from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from longtask_kit.local.qstash.delays import evaluate_expression
 from longtask_kit.local.qstash.durations import parse_go_duration_s
 from longtask_kit.local.qstash.errors import DurationError, ExpressionError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 MAX_DELAY_S = 86_400.0
 HINT_HEADERS = (

@@ -1,20 +1,25 @@
 """The schedules' clock: sleeps until the next turn, then sends what is due."""
 
+from __future__ import annotations
+
 import asyncio
 import dataclasses
 import functools
 import logging
+from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 
 from longtask_kit.local.qstash.controls import now_ms
-from longtask_kit.local.qstash.delivery import DeliveryQueue
-from longtask_kit.local.qstash.destination import Reach
 from longtask_kit.local.qstash.errors import MalformedRequestError
 from longtask_kit.local.qstash.fan_out import GroupMissingError, messages_for
-from longtask_kit.local.qstash.message import Message
 from longtask_kit.local.qstash.schedules import Schedule, next_time_ms
 from longtask_kit.local.qstash.store import QueueStore, ScheduleRun
+
+if TYPE_CHECKING:
+    from longtask_kit.local.qstash.delivery import DeliveryQueue
+    from longtask_kit.local.qstash.destination import Reach
+    from longtask_kit.local.qstash.message import Message
 
 # A sleeping laptop stops the loop's clock and not the wall's; an hour is looked at in pieces.
 LONGEST_SLEEP_S = 30.0

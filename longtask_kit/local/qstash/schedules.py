@@ -3,20 +3,25 @@
 A schedule keeps the publish headers as they came, and reads them again at each turn.
 """
 
+from __future__ import annotations
+
 import base64
 import dataclasses
 import json
 import re
 import secrets
 import zoneinfo
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from cronsim import CronSim, CronSimError
 
 from longtask_kit.local.qstash.errors import HeaderError
 from longtask_kit.local.qstash.message import Message, check_name, parse_message
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 _CRON = re.compile(r"(?:CRON_TZ=(\S{1,64})\s+)?(\S+(?:\s+\S+){4})", re.ASCII)
 
@@ -40,7 +45,7 @@ class Schedule:
         return json.dumps(fields)
 
     @classmethod
-    def load(cls, record: str) -> "Schedule":
+    def load(cls, record: str) -> Schedule:
         """Return the schedule that `dump` wrote."""
         fields = json.loads(record)
         fields["body"] = base64.b64decode(fields["body"])

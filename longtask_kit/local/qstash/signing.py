@@ -1,5 +1,7 @@
 """Signatures of deliveries: JWTs as `qstash.Receiver` expects them (wire doc, section 4.1)."""
 
+from __future__ import annotations
+
 import base64
 import hashlib
 import hmac
@@ -24,7 +26,7 @@ class SigningKeys:
             if len(key.encode()) < MIN_KEY_BYTES:
                 raise ValueError(f"a signing key needs {MIN_KEY_BYTES} bytes, got {len(key)}")
 
-    def rotated(self) -> "SigningKeys":
+    def rotated(self) -> SigningKeys:
         """Return keys where the next one signs and a new one follows."""
         return SigningKeys(current=self.next, next=f"sig_{secrets.token_hex(14)}")
 

@@ -1,31 +1,31 @@
 """Everything the queue must not lose, in Valkey under `{qstash}:`; no decision is taken here."""
 
+from __future__ import annotations
+
 import dataclasses
-import functools
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.cluster import RedisCluster
-from redis.exceptions import ResponseError
+from typing import TYPE_CHECKING, Any
 
 from longtask_kit.local.qstash.admission import Ticket, ticket_of
 from longtask_kit.local.qstash.catalog import Catalog, QueueSettings, dump, dump_period
-from longtask_kit.local.qstash.flow import FlowGate, FlowSettings
 from longtask_kit.local.qstash.message import Message, dump_message, load_message
 from longtask_kit.local.qstash.plan import day_of
 from longtask_kit.local.qstash.request import Attempt
-from longtask_kit.local.qstash.schedules import Schedule
-from longtask_kit.local.qstash.scripts import FIRE, PUBLISH, RECORD, SETTLE, ScriptRunner
+from longtask_kit.local.qstash.scripts import ScriptRunner
 from longtask_kit.local.qstash.signing import SigningKeys
 from longtask_kit.local.qstash.views import View, event_view
 
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Container, Iterable, Mapping, Sequence
+
+    from longtask_kit.local.qstash.flow import FlowGate, FlowSettings
+    from longtask_kit.local.qstash.schedules import Schedule
+
 PAGE = 200
-CONNECTIONS = 32
-CLUSTER_CONNECTIONS = 1000
+FINISHED_READABLE_MS = 60_000
+QUOTA_SPENT = "quota spent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,14 +103,14 @@ class QueueStore:
         catalog: The records of queues, URL groups, flow control keys and schedules.
     """
 
-    def __init__(self, client: Any, redis_url: str) -> None:  # noqa: ANN401 - see connect()
+    def __init__(self, client: Any) -> None:  # noqa: ANN401 - see client.connect
         self._redis = client
-        self._scripts = ScriptRunner(redis_url)
+        self._scripts = ScriptRunner(self._redis)
         self.catalog = Catalog(self._redis)
 
     async def close(self) -> None:
         """Close every connection."""
-        self._scripts.close()
+        await self._scripts.close()
         await self._redis.aclose()
 
     async def publish(
@@ -132,9 +132,13 @@ class QueueStore:
         }
         if most_a_day is not None and publication.messages:
             day = day_of(publication.messages[0].created_at_ms)
-            plan["quota"] = {"key": f"{{qstash}}:used:{day}", "most": most_a_day}
-        ids: Any = await self._scripts.run(PUBLISH, _plan(plan))
-        return [message_id.decode() for message_id in ids]
+            plan["quota"] = {
+                "key": f"{{qstash}}:used:{day}",
+                "most": most_a_day,
+                "spent": QUOTA_SPENT,
+            }
+        ids: Any = await self._scripts.run("publish", _plan(plan))
+        return list(ids)
 
     async def fire(self, run: ScheduleRun, publication: Publication) -> list[str]:
         """Store a schedule's turn and return its messages' ids; none if it was changed."""
@@ -146,7 +150,7 @@ class QueueStore:
             "time_ms": str(run.time_ms),
             "error": run.error,
         }
-        was_stored = await self._scripts.run(FIRE, _plan(plan))
+        was_stored = await self._scripts.run("fire", _plan(plan))
         return [message.message_id for message in publication.messages] if was_stored else []
 
     async def record(
@@ -159,7 +163,7 @@ class QueueStore:
         plan: dict[str, Any] = {"event": _event(view)}
         if key is not None and gate is not None:
             plan["period"] = {"key": key, "record": dump_period(gate)}
-        return bool(await self._scripts.run(RECORD, _plan(plan)))
+        return bool(await self._scripts.run("record", _plan(plan)))
 
     async def settle(self, settlement: Settlement) -> bool:
         """Store an outcome; False, and nothing stored, if the message is no longer pending."""
@@ -171,10 +175,11 @@ class QueueStore:
             "due_ms": None if settlement.due_ms is None else str(settlement.due_ms),
             "dead_letter": None if dead is None else _stored_dead_letter(dead),
             "messages": [_stored(message) for message in settlement.callbacks],
+            "readable_ms": str(FINISHED_READABLE_MS),
             "schedule_id": settlement.message.schedule_id,
             "schedule_state": "SUCCESS" if settlement.is_delivered else "FAIL",
         }
-        return bool(await self._scripts.run(SETTLE, _plan(plan)))
+        return bool(await self._scripts.run("settle", _plan(plan)))
 
     async def count_pending(self) -> int:
         """Return how many messages wait or are in flight."""
@@ -286,44 +291,6 @@ class QueueStore:
             "next": keys.next,
         }
         await self._redis.hset("{qstash}:keys", mapping=fields)
-
-
-async def connect(redis_url: str) -> Any:  # noqa: ANN401
-    """Return a client for the server, or for the cluster that it belongs to; fail if none is there.
-
-    Any: redis-py types every reply as text or bytes, while decode_responses makes it text.
-    """
-    options: dict[str, Any] = {"protocol": 2, "decode_responses": True}
-    # More deliveries than connections is normal; they wait for one another's round trip.
-    pool = BlockingConnectionPool.from_url(
-        redis_url, max_connections=CONNECTIONS, timeout=30, **options
-    )
-    client: Any = Redis.from_pool(pool)
-    try:
-        hello = await client.execute_command("HELLO", "2")
-    except ResponseError as exc:
-        if "unknown command" not in str(exc):
-            raise
-        hello = []  # a Redis before 6
-    if "cluster" not in hello:
-        return client
-    await client.aclose()
-    # Its pools do not wait for a free connection but fail.
-    cluster = RedisCluster.from_url(redis_url, max_connections=CLUSTER_CONNECTIONS, **options)
-    for name, read in list(cluster.response_callbacks.items()):
-        cluster.set_response_callback(name, functools.partial(_read_reply, read))
-    return cluster
-
-
-def _read_reply(
-    read: Callable[..., Any],
-    reply: Any,  # noqa: ANN401
-    *,
-    keys: object = None,
-    **options: Any,  # noqa: ANN401
-) -> Any:  # noqa: ANN401
-    """Leave out `keys`, which redis-py 8.1 hands on in a transaction on a cluster."""
-    return read(reply, **options)
 
 
 def _message_key(message_id: str) -> str:

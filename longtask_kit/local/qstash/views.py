@@ -3,13 +3,14 @@
 Unset optionals are left out: the SDKs tell "absent" from "zero" (wire doc, section 0).
 """
 
+from __future__ import annotations
+
 import base64
 import dataclasses
 import hashlib
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from longtask_kit.local.qstash.catalog import ScheduleState
 from longtask_kit.local.qstash.message import (
     HeaderMap,
     Message,
@@ -18,8 +19,11 @@ from longtask_kit.local.qstash.message import (
     new_message_id,
     parse_message,
 )
-from longtask_kit.local.qstash.request import Attempt
 from longtask_kit.local.qstash.schedules import Schedule, delay_of
+
+if TYPE_CHECKING:
+    from longtask_kit.local.qstash.catalog import ScheduleState
+    from longtask_kit.local.qstash.request import Attempt
 
 # Events are many and are kept long; a body beyond this is left to the message itself.
 MAX_EVENT_BODY_BYTES = 4096

@@ -1,7 +1,10 @@
 """All endpoints; each module holds those of one part, thin: read, ask the queue, answer."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -10,7 +13,11 @@ from longtask_kit.local.qstash.routes.publish import PUBLISH_ROUTES
 from longtask_kit.local.qstash.routes.request import queue_of
 from longtask_kit.local.qstash.routes.schedules import SCHEDULE_ROUTES
 from longtask_kit.local.qstash.routes.setup import SETUP_ROUTES
-from longtask_kit.local.qstash.signing import SigningKeys
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from longtask_kit.local.qstash.signing import SigningKeys
 
 # Requests of the hosted service that this queue doesn't know (wire doc, tier T3).
 UNIMPLEMENTED = ("notify", "trigger", "waiters", "workflows")

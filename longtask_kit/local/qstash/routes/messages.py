@@ -1,12 +1,12 @@
 """The endpoints of what was sent: messages, cancelling, the event log, dead letters."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -29,8 +29,14 @@ from longtask_kit.local.qstash.routes.request import (
     reach_of,
     store_of,
 )
-from longtask_kit.local.qstash.store import DeadLetter
 from longtask_kit.local.qstash.views import dead_letter_view, message_view
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from starlette.requests import Request
+
+    from longtask_kit.local.qstash.store import DeadLetter
 
 T = TypeVar("T")
 

@@ -1,10 +1,10 @@
 """The endpoints that send: publish, enqueue, batch."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from __future__ import annotations
 
-from starlette.requests import Request
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -25,6 +25,11 @@ from longtask_kit.local.qstash.routes.request import (
     queue_of,
     reach_of,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from starlette.requests import Request
 
 MAX_BATCH = 1000
 

@@ -1,18 +1,23 @@
 """What the endpoints read off a request, and where they find the queue."""
 
+from __future__ import annotations
+
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 
-from longtask_kit.local.qstash.catalog import Catalog
-from longtask_kit.local.qstash.delivery import DeliveryQueue
-from longtask_kit.local.qstash.destination import Reach
 from longtask_kit.local.qstash.errors import MalformedRequestError
-from longtask_kit.local.qstash.scheduler import Scheduler
-from longtask_kit.local.qstash.store import QueueStore
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from longtask_kit.local.qstash.catalog import Catalog
+    from longtask_kit.local.qstash.delivery import DeliveryQueue
+    from longtask_kit.local.qstash.destination import Reach
+    from longtask_kit.local.qstash.scheduler import Scheduler
+    from longtask_kit.local.qstash.store import QueueStore
 
 Query = dict[str, list[str]]
 

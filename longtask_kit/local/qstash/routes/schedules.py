@@ -1,6 +1,9 @@
 """The endpoints of schedules."""
 
-from starlette.requests import Request
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -17,6 +20,9 @@ from longtask_kit.local.qstash.routes.request import (
 )
 from longtask_kit.local.qstash.schedules import Schedule, parse_schedule
 from longtask_kit.local.qstash.views import schedule_view
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 _PREFIX = b"/v2/schedules/"
 

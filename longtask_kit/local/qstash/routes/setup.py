@@ -1,9 +1,10 @@
 """The endpoints that set things up: queues, URL groups, flow control."""
 
-import dataclasses
-from typing import Any
+from __future__ import annotations
 
-from starlette.requests import Request
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -19,6 +20,9 @@ from longtask_kit.local.qstash.groups import (
 from longtask_kit.local.qstash.message import check_name
 from longtask_kit.local.qstash.routes.messages import cancel_where
 from longtask_kit.local.qstash.routes.request import catalog_of, found, json_of, query_of, queue_of
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 # -- queues ---------------------------------------------------------------------------------------
 

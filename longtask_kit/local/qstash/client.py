@@ -1,11 +1,15 @@
-"""Whether a Redis of the user's own will serve the stack, and what to change if it won't."""
+"""The queue's client of its Redis; and of a user's own, what to change if it won't serve."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import ssl
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import (
     AuthenticationError,
     NoPermissionError,
@@ -15,10 +19,52 @@ from redis.exceptions import (
 )
 
 from longtask_kit.errors import LocalStackError
-from longtask_kit.local.qstash.store import connect
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CONNECTIONS = 32
+CLUSTER_CONNECTIONS = 1000
 _ANSWER_S = 5.0
 _FORM = "Expected redis://user:password@host:port/0, rediss://… for TLS, or unix:///path."
+
+
+async def connect(redis_url: str) -> Any:  # noqa: ANN401
+    """Return a client for the server, or for the cluster that it belongs to; fail if none is there.
+
+    Any: redis-py types every reply as text or bytes, while decode_responses makes it text.
+    """
+    options: dict[str, Any] = {"protocol": 2, "decode_responses": True}
+    # More deliveries than connections is normal; they wait for one another's round trip.
+    pool = BlockingConnectionPool.from_url(
+        redis_url, max_connections=CONNECTIONS, timeout=30, **options
+    )
+    client: Any = Redis.from_pool(pool)
+    try:
+        hello = await client.execute_command("HELLO", "2")
+    except ResponseError as exc:
+        if "unknown command" not in str(exc):
+            raise
+        hello = []  # a Redis before 6
+    if "cluster" not in hello:
+        return client
+    await client.aclose()
+    # Its pools do not wait for a free connection but fail.
+    cluster = RedisCluster.from_url(redis_url, max_connections=CLUSTER_CONNECTIONS, **options)
+    for name, read in list(cluster.response_callbacks.items()):
+        cluster.set_response_callback(name, functools.partial(_read_reply, read))
+    return cluster
+
+
+def _read_reply(
+    read: Callable[..., Any],
+    reply: Any,  # noqa: ANN401
+    *,
+    keys: object = None,
+    **options: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401
+    """Leave out `keys`, which redis-py 8.1 hands on in a transaction on a cluster."""
+    return read(reply, **options)
 
 
 async def check_redis(url: str) -> None:
