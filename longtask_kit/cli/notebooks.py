@@ -19,15 +19,22 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nbformat
-from nbclient import NotebookClient
-
+from longtask_kit.errors import ConfigError
 from longtask_kit.local.model.installed import SMOLLM2_NAME, models_folder
 from longtask_kit.local.model.native import LocalModels
 from longtask_kit.local.stack import LocalStack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+try:
+    import nbformat
+    from nbclient import NotebookClient
+except ImportError as exc:
+    raise ConfigError(
+        f"Executing the lessons needs {exc.name}, which this installation lacks: "
+        'pip install "longtask_kit[dev]", in a clone of the repository, where they are.'
+    ) from exc
 
 LESSONS = Path(__file__).parents[2] / "notebooks"
 _CELL_TIMEOUT_S = 60

@@ -449,3 +449,16 @@ def test_a_kit_that_nobody_closes_ends_without_a_word(stack: lt.LocalStack) -> N
     )
     assert done.stdout.count("(A scripted demo reply.)") == 3
     assert done.stderr == ""
+
+
+def test_tab_offers_a_person_only_what_is_for_a_person(kit: lt.Kit, stack: lt.LocalStack) -> None:
+    def offered(thing: object) -> str:
+        return " ".join(name for name in dir(thing) if not name.startswith("_"))
+
+    assert offered(kit) == "attach close description panel serve settings submit tasks"
+    assert offered(kit.submit("x", model="demo-fast")) == (
+        "attempt cancel delete error events id result retry snapshot spec status text usage"
+    )
+    assert offered(stack) == (
+        "DESCRIPTION environment find join_or_start log_path notice pid settings start stop"
+    )

@@ -50,8 +50,8 @@ def test_the_public_names_are_pinned_and_sorted() -> None:
     assert sorted(PUBLIC_NAMES) == PUBLIC_NAMES
 
 
-def test_there_are_at_most_25_public_names() -> None:
-    assert len(longtask_kit.__all__) <= 25
+def test_there_are_at_most_40_public_names() -> None:
+    assert len(longtask_kit.__all__) <= 40
 
 
 @pytest.mark.parametrize("name", PUBLIC_NAMES)
