@@ -40,7 +40,8 @@ def connect(
 
     Raises:
         ConfigError: Some of the names are set, others are missing.
-        LocalStackError: The local stack could not start; the message says the cure.
+        LocalStackError: The local stack could not start, or one of another version has tasks under
+            way; the message says the cure.
     """
     if url is not None:
         return _announce(_open_http_kit(url, api_key), quiet)
@@ -54,6 +55,8 @@ def connect(
     from longtask_kit.local.stack import LocalStack
 
     stack = LocalStack.join_or_start()
+    if stack.notice and not quiet:
+        sys.stdout.write(f"longtask_kit: {stack.notice}\n")
 
     def revive() -> Settings | None:
         nonlocal stack

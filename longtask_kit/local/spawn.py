@@ -1,4 +1,4 @@
-"""The start of a stack's process, by whoever wants one."""
+"""Starting a stack's process, and waiting until it is ready."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from longtask_kit.local.files import StackFiles, default_data_dir, make_runtime_
 from longtask_kit.local.identity import make_settings
 from longtask_kit.local.spawn import spawn, wait_until_ready
 from longtask_kit.local.state import (
+    PROTOCOL,
     STARTED,
     STOP_TIMEOUT_S,
     StackState,
@@ -25,6 +26,7 @@ from longtask_kit.local.state import (
     lock_start,
     refuse_second,
 )
+from longtask_kit.local.versions import end_other_version
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -40,6 +42,7 @@ class _Running:
     files: StackFiles
     process: subprocess.Popen[bytes] | None = None
     scratch: str | None = None
+    notice: str | None = None
 
 
 class LocalStack:
@@ -51,6 +54,7 @@ class LocalStack:
     Attributes:
         environment: The variables that point the SDKs and the kit at it; holds its tokens.
         pid: Its process.
+        notice: What whoever asked for it should be told, in one line, if anything.
     """
 
     DESCRIPTION = f"local stack (Valkey, Redis REST, queue, webhook app, demo model). {DEMO_LABEL}"
@@ -65,6 +69,7 @@ class LocalStack:
             )
         self.pid: int = running.state.pid
         self.environment: dict[str, str] = running.state.environment
+        self.notice = running.notice
         self._files, self._process, self._scratch = running.files, running.process, running.scratch
 
     @classmethod
@@ -99,26 +104,33 @@ class LocalStack:
     def join_or_start(cls, data: Path | str | None = None, **options: Any) -> Self:  # noqa: ANN401
         """Return the shared stack, started if none runs; two callers at once get the same one.
 
+        An idle stack of another version of the kit is restarted with its data, and `notice` of the
+        result says so.
+
         Args:
             data: Folder of its data; None is the user's data folder.
             options: Fields of `StackConfig`, if it must be started.
 
         Raises:
-            LocalStackError: It could not start; the message says the cure.
+            LocalStackError: It could not start, or one of another version has tasks under way; the
+                message says the cure.
         """
         config = make_config(Path(data) if data else default_data_dir(), options)
         files = StackFiles.of(config.data_dir)
         with lock_start(files):
-            state = find_running(files)
+            state, notice = find_running(files), None
+            if state is not None and state.protocol != PROTOCOL:
+                notice = end_other_version(state, files)
+                state = None
             if state is None:
                 process = spawn(config, files)
                 STARTED[process.pid] = process
                 state = wait_until_ready(process, files)
-        return cls(running=_Running(state, files))
+        return cls(running=_Running(state, files, notice=notice))
 
     @classmethod
     def find(cls, data: Path | str | None = None) -> Self | None:
-        """Return the running stack of a data folder, or None.
+        """Return the running stack of a data folder, of whatever version, or None.
 
         Raises:
             LocalStackError: A process has the folder and does not answer.

@@ -9,7 +9,7 @@ import signal
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
     from longtask_kit.local.files import StackFiles
 
+PROTOCOL = 2
+"""Version of what a kit and the stack's own app say to each other: in Redis, in the queue's
+messages, in the state file. Raise it whenever that changes: a kit also finds stacks that another
+version started."""
+_PROTOCOL_OF_OLD = 1  # of a state that names none
 STOP_TIMEOUT_S = 10.0
 _START_LOCK_TIMEOUT_S = 35.0  # a start gives up after 30
 NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -33,22 +38,34 @@ STARTED: dict[int, subprocess.Popen[bytes]] = {}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackState:
-    """A running stack's process, and the variables that point a client at it."""
+    """What a running stack says of itself.
+
+    Attributes:
+        pid: Its process.
+        environment: The variables that point a client at it.
+        protocol: The version it speaks, as found: what is not PROTOCOL is another one.
+    """
 
     pid: int
     environment: dict[str, str]
+    protocol: object
 
 
 def write_state(files: StackFiles, environment: dict[str, str]) -> None:
     """Say that this process is a stack which is ready."""
-    write_private(files.state, json.dumps({"pid": os.getpid(), "environment": environment}))
+    state = StackState(pid=os.getpid(), environment=environment, protocol=PROTOCOL)
+    write_private(files.state, json.dumps(asdict(state)))
 
 
 def read_state(files: StackFiles) -> StackState | None:
     """Return what the state file says, None where there is none that a stack wrote."""
     try:
         values = json.loads(files.state.read_text())
-        return StackState(pid=values["pid"], environment=values["environment"])
+        return StackState(
+            pid=values["pid"],
+            environment=values["environment"],
+            protocol=values.get("protocol", _PROTOCOL_OF_OLD),
+        )
     except (OSError, ValueError, KeyError):
         return None
 
