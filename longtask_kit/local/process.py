@@ -172,6 +172,7 @@ def _make_apps(
     from longtask_kit.local.redis.app import create_redis_rest_app
     from longtask_kit.local.stack import make_settings
     from longtask_kit.server.app import create_app
+    from longtask_kit.settings import DEMO_LABEL
 
     return {
         "redis": create_redis_rest_app(
@@ -192,7 +193,9 @@ def _make_apps(
             plan=PLANS[config.plan] if config.plan else UNLIMITED,
         ),
         "model": create_model_app(
-            api_key=environment["OPENAI_API_KEY"], tokens_per_s=config.tokens_per_s
+            api_key=environment["OPENAI_API_KEY"],
+            label=DEMO_LABEL,
+            tokens_per_s=config.tokens_per_s,
         ),
         "app": create_app(make_settings(environment)),
     }

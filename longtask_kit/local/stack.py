@@ -21,7 +21,6 @@ from filelock import FileLock
 from filelock import Timeout as LockTimeout
 
 from longtask_kit.errors import LocalStackError
-from longtask_kit.local import DEMO_LABEL
 from longtask_kit.local.config import (
     OPTIONS_VARIABLE,
     StackConfig,
@@ -31,7 +30,7 @@ from longtask_kit.local.config import (
     make_runtime_folder,
 )
 from longtask_kit.local.files import explain_hold, find_holder
-from longtask_kit.settings import Settings
+from longtask_kit.settings import DEMO_LABEL, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
