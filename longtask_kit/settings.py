@@ -16,6 +16,8 @@ from longtask_kit.errors import ConfigError
 
 WEBHOOK_PATH = "/api/qstash/webhook"
 FAILURE_PATH = "/api/qstash/failure"
+DEMO_LABEL = "Scripted demo: replies are prewritten, not produced by an AI model."
+"""What is said of the demo model wherever it answers."""
 
 WHERE = {
     "QSTASH_TOKEN": "console.upstash.com/qstash",

@@ -18,7 +18,7 @@ from pydantic import AliasChoices, SecretStr
 
 from longtask_kit.client.connect import is_hosted
 from longtask_kit.errors import ConfigError
-from longtask_kit.local.children import die_with_parent
+from longtask_kit.local.redis.valkey import die_with_parent
 from longtask_kit.server.serve import bind
 from longtask_kit.settings import Settings, secret
 

@@ -16,9 +16,9 @@ from rich.text import Text
 
 from longtask_kit.cli.console import JsonOption  # noqa: TC001 - typer reads the annotations
 from longtask_kit.errors import LocalStackError
-from longtask_kit.local import DEMO_LABEL
 from longtask_kit.local.model import installed
 from longtask_kit.log.text import make_printable
+from longtask_kit.settings import DEMO_LABEL
 
 model_app = typer.Typer(
     help="Install a small real model that runs on this computer, without a key.",

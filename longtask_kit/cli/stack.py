@@ -78,7 +78,7 @@ def _announce_json(environment: dict[str, str]) -> None:
 
 
 def _announce_exports(environment: dict[str, str]) -> None:
-    from longtask_kit.local import DEMO_LABEL
+    from longtask_kit.settings import DEMO_LABEL
 
     for name, value in environment.items():
         sys.stdout.write(f"export {name}={shlex.quote(value)}\n")

@@ -3,6 +3,3 @@
 The stand-ins know only the wire; none of them imports a stage of the kit. `services` alone
 puts the kit's own webhook app beside them.
 """
-
-DEMO_LABEL = "Scripted demo: replies are prewritten, not produced by an AI model."
-"""What is said of the demo model wherever it answers."""

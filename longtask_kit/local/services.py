@@ -11,6 +11,7 @@ import uvicorn
 
 from longtask_kit.errors import LocalStackError
 from longtask_kit.local.identity import make_settings
+from longtask_kit.settings import DEMO_LABEL
 
 if TYPE_CHECKING:
     import socket
@@ -82,7 +83,9 @@ def make_apps(
             plan=PLANS[config.plan] if config.plan else UNLIMITED,
         ),
         "model": create_model_app(
-            api_key=environment["OPENAI_API_KEY"], tokens_per_s=config.tokens_per_s
+            api_key=environment["OPENAI_API_KEY"],
+            label=DEMO_LABEL,
+            tokens_per_s=config.tokens_per_s,
         ),
         "app": create_app(make_settings(environment)),
     }

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never, Self
 
 from longtask_kit.errors import LocalStackError
-from longtask_kit.local import DEMO_LABEL
 from longtask_kit.local.config import make_config
 from longtask_kit.local.files import StackFiles, default_data_dir, make_runtime_folder
 from longtask_kit.local.identity import make_settings
@@ -27,6 +26,7 @@ from longtask_kit.local.state import (
     refuse_second,
 )
 from longtask_kit.local.versions import end_other_version
+from longtask_kit.settings import DEMO_LABEL
 
 if TYPE_CHECKING:
     from types import TracebackType

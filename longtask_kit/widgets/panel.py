@@ -9,8 +9,8 @@ import ipywidgets as w
 import traitlets
 
 from longtask_kit.errors import LongTaskError, StreamExpiredError
-from longtask_kit.local import DEMO_LABEL
 from longtask_kit.log.events import TERMINAL_STATUSES
+from longtask_kit.settings import DEMO_LABEL
 from longtask_kit.submit.spec import MAX_TOKENS_RANGE
 from longtask_kit.widgets.models import fetch_models
 from longtask_kit.widgets.output import TaskOutput

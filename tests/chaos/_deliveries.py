@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 import longtask_kit as lt
-from longtask_kit.local.qstash.signing import SigningKeys, sign_delivery
+from longtask_kit.local.qstash.request import SigningKeys, sign_delivery
 from longtask_kit.log.keys import new_task_id
 from longtask_kit.log.record import TaskRecord
 from longtask_kit.log.store import Store

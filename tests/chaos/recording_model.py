@@ -10,6 +10,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from longtask_kit.local.model.app import create_model_app
 from longtask_kit.local.model.prose import split_tokens, write_long_reply, write_reply
+from longtask_kit.settings import DEMO_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -64,7 +65,7 @@ class RecordingModel:
     """
 
     def __init__(self, api_key: str) -> None:
-        self._demo = create_model_app(api_key=api_key, tokens_per_s=400)
+        self._demo = create_model_app(api_key=api_key, label=DEMO_LABEL, tokens_per_s=400)
         self.calls: list[Call] = []
         self.after_write: Callable[[Call], Awaitable[None]] = _let_pass
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longtask_kit.local import DEMO_LABEL
 from longtask_kit.local.model.app import create_model_app, due_tokens
 from longtask_kit.local.model.prose import read_prompt, split_tokens, write_long_reply, write_reply
 from longtask_kit.local.model.request import MODELS
+from longtask_kit.settings import DEMO_LABEL
 from tests.serving import serve
 
 KEY = "demo-key-for-tests"
@@ -25,7 +25,7 @@ ASK: Any = [{"role": "user", "content": PROMPT}]
 
 @pytest.fixture(scope="module")
 def base_url() -> Iterator[str]:
-    with serve(create_model_app(api_key=KEY, tokens_per_s=50_000)) as url:
+    with serve(create_model_app(api_key=KEY, label=DEMO_LABEL, tokens_per_s=50_000)) as url:
         yield f"{url}/v1"
 
 
@@ -366,7 +366,7 @@ def test_a_healing_cut_is_whole_the_second_time(client: openai.OpenAI) -> None:
 
 @pytest.mark.anyio
 async def test_a_client_that_left_ends_the_stream() -> None:
-    app = create_model_app(api_key=KEY, tokens_per_s=0.01)
+    app = create_model_app(api_key=KEY, label=DEMO_LABEL, tokens_per_s=0.01)
     body = json.dumps({"model": "demo", "messages": ASK, "stream": True}).encode()
     inbox = [{"type": "http.request", "body": body, "more_body": False}]
     has_left, sent = anyio.Event(), []
@@ -397,4 +397,4 @@ async def test_a_client_that_left_ends_the_stream() -> None:
 
 def test_a_speed_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="above 0"):
-        create_model_app(api_key=KEY, tokens_per_s=0)
+        create_model_app(api_key=KEY, label=DEMO_LABEL, tokens_per_s=0)

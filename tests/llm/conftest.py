@@ -14,6 +14,7 @@ from longtask_kit.errors import LocalStackError
 from longtask_kit.local.model import installed as gguf
 from longtask_kit.local.model.app import create_model_app
 from longtask_kit.local.model.native import LocalModels
+from longtask_kit.settings import DEMO_LABEL
 from tests.serving import serve
 
 KEY = "model-key-for-tests"
@@ -51,7 +52,7 @@ def local_models() -> LocalModels:
 
 @pytest.fixture(scope="module")
 def base_url(local_models: LocalModels) -> Iterator[str]:
-    with serve(create_model_app(api_key=KEY, local_models=local_models)) as url:
+    with serve(create_model_app(api_key=KEY, label=DEMO_LABEL, local_models=local_models)) as url:
         yield f"{url}/v1"
 
 

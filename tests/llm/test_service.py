@@ -143,8 +143,11 @@ async def test_it_ends_when_nobody_asks_any_more_and_starts_again() -> None:
 
     models = LocalModels(threads=1, idle_stop_s=0.2)
     from longtask_kit.local.model.app import create_model_app
+    from longtask_kit.settings import DEMO_LABEL
 
-    transport = httpx.ASGITransport(create_model_app(api_key="k", local_models=models))
+    transport = httpx.ASGITransport(
+        create_model_app(api_key="k", label=DEMO_LABEL, local_models=models)
+    )
     headers = {"Authorization": "Bearer k"}
     body = {"model": MODEL, "messages": ASK, "max_tokens": 2}
     async with httpx.AsyncClient(

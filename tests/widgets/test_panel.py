@@ -3,7 +3,7 @@
 from typing import Any
 
 import longtask_kit as lt
-from longtask_kit.local import DEMO_LABEL
+from longtask_kit.settings import DEMO_LABEL
 from longtask_kit.widgets import TaskPanel
 from tests.wait import wait_until
 from tests.widgets.test_output import replay

@@ -5,8 +5,11 @@ official `openai` SDK. Every answer of a demo model says what it is in the heade
 An installed real model (`llm`) answers under its own name, and the demo never in its place.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
+import functools
 import hashlib
 import hmac
 import json
@@ -14,19 +17,14 @@ import math
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import Send
 
-from longtask_kit.local import DEMO_LABEL
-from longtask_kit.local.model.installed import InstalledModel
 from longtask_kit.local.model.native import LocalModel, LocalModels, ModelGoneError
 from longtask_kit.local.model.native_request import read_native_chat, read_native_response
 from longtask_kit.local.model.prose import split_tokens, write_long_reply, write_reply
@@ -42,11 +40,18 @@ from longtask_kit.local.model.request import (
     read_model_name,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from starlette.requests import Request
+    from starlette.types import Send
+
+    from longtask_kit.local.model.installed import InstalledModel
+
 FINGERPRINT = "fp_longtask_demo"
 MAX_TOKENS_PER_WRITE = 16
 _CREATED = 1_767_225_600  # 2026-01-01, for the model list
 _REMEMBERED_PROMPTS = 10_000
-_LABELLED = {"X-Demo-Label": DEMO_LABEL}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +218,11 @@ def _raise_fault(fault: Fault | None) -> None:
 class _Service:
     """The endpoints, and the little they remember."""
 
-    def __init__(self, api_key: str, tokens_per_s: float, local_models: LocalModels) -> None:
+    def __init__(
+        self, api_key: str, label: str, tokens_per_s: float, local_models: LocalModels
+    ) -> None:
+        self._label = label
+        self._labelled = {"X-Demo-Label": label}
         self._local_models = local_models
         self._expected = f"Bearer {api_key}".encode()
         self._tokens_per_s = tokens_per_s
@@ -247,14 +256,14 @@ class _Service:
         return respond(
             write(write_answer(chat), rate, cut=fault == "cut"),
             media_type="text/event-stream" if chat.stream else "application/json",
-            headers=_LABELLED | {"Cache-Control": "no-cache"},
+            headers=self._labelled | {"Cache-Control": "no-cache"},
         )
 
     async def list_models(self, request: Request) -> Response:
         self._check_key(request)
-        listed = [_describe(model) for model in MODELS]
+        listed = [_describe(model, self._label) for model in MODELS]
         listed += [_describe_local(model) for model in self._local_models.offered()]
-        return JSONResponse({"object": "list", "data": listed}, headers=_LABELLED)
+        return JSONResponse({"object": "list", "data": listed}, headers=self._labelled)
 
     async def show_model(self, request: Request) -> Response:
         self._check_key(request)
@@ -263,7 +272,7 @@ class _Service:
         if local is not None:
             return JSONResponse(_describe_local(local.model))
         found = find_model(name, self._local_models.names)
-        return JSONResponse(_describe(found), headers=_LABELLED)
+        return JSONResponse(_describe(found, self._label), headers=self._labelled)
 
     def _check_key(self, request: Request) -> None:
         given = request.headers.get("authorization", "").encode()
@@ -272,13 +281,13 @@ class _Service:
             raise ApiError(401, message, code="invalid_api_key")
 
 
-def _describe(model: DemoModel) -> dict[str, Any]:
+def _describe(model: DemoModel, label: str) -> dict[str, Any]:
     return {
         "id": model.name,
         "object": "model",
         "created": _CREATED,
         "owned_by": "longtask-demo",
-        "description": f"{model.about} {DEMO_LABEL}",
+        "description": f"{model.about} {label}",
     }
 
 
@@ -308,9 +317,9 @@ async def _ask_local(
         return Response(status_code=499)  # nobody reads it
 
 
-async def _answer_error(request: Request, exc: Exception) -> Response:
+async def _answer_error(request: Request, exc: Exception, *, label: str) -> Response:
     """Every error leaves in OpenAI's shape, those of the router too."""
-    headers = dict(_LABELLED)
+    headers = {"X-Demo-Label": label}
     if isinstance(exc, HTTPException):
         headers |= exc.headers or {}
         message = f"{exc.detail}: {request.method} {request.url.path}."
@@ -321,12 +330,17 @@ async def _answer_error(request: Request, exc: Exception) -> Response:
 
 
 def create_model_app(
-    *, api_key: str, tokens_per_s: float = 60.0, local_models: LocalModels | None = None
+    *,
+    api_key: str,
+    label: str,
+    tokens_per_s: float = 60.0,
+    local_models: LocalModels | None = None,
 ) -> Starlette:
     """Return the model service as an ASGI app, to be served at `/v1`.
 
     Args:
         api_key: The bearer key clients must send.
+        label: What every answer of a demo model says it is.
         tokens_per_s: Speed of the demo models that name none of their own, > 0.
         local_models: The real ones; None is those that are installed.
 
@@ -336,7 +350,7 @@ def create_model_app(
     if not tokens_per_s > 0:
         raise ValueError(f"tokens_per_s must be above 0, found {tokens_per_s}")
     models = local_models or LocalModels()
-    service = _Service(api_key, tokens_per_s, models)
+    service = _Service(api_key, label, tokens_per_s, models)
 
     @contextlib.asynccontextmanager
     async def end_processes(_: Starlette) -> AsyncIterator[None]:
@@ -349,7 +363,8 @@ def create_model_app(
         Route("/v1/models", service.list_models),
         Route("/v1/models/{name:path}", service.show_model),
     ]
-    handlers = dict.fromkeys((ApiError, HTTPException, Exception), _answer_error)
+    answer_error = functools.partial(_answer_error, label=label)
+    handlers = dict.fromkeys((ApiError, HTTPException, Exception), answer_error)
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=end_processes)
     # A redirect would be the one answer without label and shape.
     app.router.redirect_slashes = False

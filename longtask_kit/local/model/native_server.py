@@ -4,6 +4,8 @@ A process of its own, since loading and freeing a model hold the GIL, and a cras
 must cost one model only. It ends by SIGTERM, or when whoever holds its standard input is gone.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import sys

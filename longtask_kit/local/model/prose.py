@@ -4,6 +4,8 @@ Everything here is pure and gives the same answer on every machine and Python ve
 and the rules that read a prompt, are data: `prose_en.toml` and `prose_zh.toml`.
 """
 
+from __future__ import annotations
+
 import functools
 import hashlib
 import re
@@ -131,7 +133,7 @@ def _shorten(text: str, limit: int) -> str:
     return (whole_words if len(whole_words) > limit // 2 else kept[:limit]).rstrip(_EDGES) + "…"
 
 
-def _compose(reading: Reading, kind: str, dice: "_Dice") -> str:
+def _compose(reading: Reading, kind: str, dice: _Dice) -> str:
     """Draw a text of this kind and fill its slots."""
     language, topic = reading.language, reading.topic
     if kind == "poem":
@@ -148,7 +150,7 @@ def _compose(reading: Reading, kind: str, dice: "_Dice") -> str:
 class _Slots:
     """Fills `{topic}` and draws from pools; an entry is drawn once and kept for the whole text."""
 
-    def __init__(self, topics: dict[str, str], pools: dict[str, list[str]], dice: "_Dice") -> None:
+    def __init__(self, topics: dict[str, str], pools: dict[str, list[str]], dice: _Dice) -> None:
         self._topics = topics
         self._pools = pools
         self._dice = dice

@@ -27,9 +27,9 @@ from longtask_kit.local.qstash.errors import (
     RateLimitError,
 )
 from longtask_kit.local.qstash.plan import UNLIMITED, BurstCounter, Plan
+from longtask_kit.local.qstash.request import SigningKeys
 from longtask_kit.local.qstash.routes.all import ROUTES
 from longtask_kit.local.qstash.scheduler import Scheduler
-from longtask_kit.local.qstash.signing import SigningKeys
 from longtask_kit.local.qstash.store import QueueStore
 
 if TYPE_CHECKING:

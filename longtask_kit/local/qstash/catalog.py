@@ -42,8 +42,6 @@ class Catalog:
         # A group is read, changed and written: two changes at once would lose one.
         self.group_lock = asyncio.Lock()
 
-    # -- queues ---------------------------------------------------------------------------------
-
     async def queues(self) -> dict[str, QueueSettings]:
         """Return every queue by its name."""
         found = await self._redis.hgetall("{qstash}:queues")
@@ -56,8 +54,6 @@ class Catalog:
     async def delete_queue(self, name: str) -> None:
         """Delete a queue; its messages are the caller's to cancel."""
         await self._redis.hdel("{qstash}:queues", name)
-
-    # -- flow control ---------------------------------------------------------------------------
 
     async def flows(self) -> dict[str, FlowGate]:
         """Return every key's gate, its present period included."""
@@ -85,8 +81,6 @@ class Catalog:
             pipe.hdel("{qstash}:flow_periods", *keys)
             await pipe.execute()
 
-    # -- URL groups -----------------------------------------------------------------------------
-
     async def groups(self) -> list[UrlGroup]:
         """Return every URL group, by name."""
         found = await self._redis.hgetall("{qstash}:groups")
@@ -107,8 +101,6 @@ class Catalog:
     async def delete_group(self, name: str) -> None:
         """Delete a URL group, if there is one."""
         await self._redis.hdel("{qstash}:groups", name)
-
-    # -- schedules ------------------------------------------------------------------------------
 
     async def schedule(self, schedule_id: str) -> Schedule | None:
         """Return one schedule, or None."""

@@ -132,8 +132,6 @@ class _Connection(asyncio.Protocol):
         self.is_reusable = False
         self._transport.abort()
 
-    # -- asyncio's side -------------------------------------------------------------------------
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]
@@ -159,8 +157,6 @@ class _Connection(asyncio.Protocol):
         if exc is None and self._has_head and not self._has_length:
             self._finish()
         self._fail(exc or ConnectionResetError("the connection was closed before the answer's end"))
-
-    # -- httptools' side ------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         """Forget the message before, which was a provisional answer."""

@@ -45,8 +45,6 @@ class Controls:
             self._apply(name, settings)
         self.admission.flows = await self._catalog.flows()
 
-    # -- what new messages bring ----------------------------------------------------------------
-
     @contextlib.asynccontextmanager
     async def setting_up(self, messages: Sequence[Message]) -> AsyncIterator[None]:
         """Hold the settings still, if messages change them; the most bring nothing new."""
@@ -91,8 +89,6 @@ class Controls:
         for key, flow in flows.items():
             self.admission.flow(key).settings = flow
             self.admission.open_flow(key, now_ms())
-
-    # -- queues ---------------------------------------------------------------------------------
 
     def queue_view(self, name: str) -> dict[str, Any] | None:
         """Return the answer of `GET /v2/queues/{name}`, None if there is no such queue."""
@@ -142,8 +138,6 @@ class Controls:
         self.queues[name] = settings
         lane = self.admission.lane(name)
         lane.parallelism, lane.is_paused = settings.parallelism, settings.is_paused
-
-    # -- flow control ---------------------------------------------------------------------------
 
     def flow_view(self, key: str) -> dict[str, Any] | None:
         """Return the answer of `GET /v2/flowControl/{key}`, None if the key is unknown."""

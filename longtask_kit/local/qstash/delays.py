@@ -1,7 +1,8 @@
-"""Arithmetic of `Upstash-Retry-Delay`, evaluated on its syntax tree and never by `eval`.
+"""Delays on the wire: two notations of a duration, and the arithmetic of `Upstash-Retry-Delay`.
 
-All arithmetic is done on floats, so neither `pow(9, pow(9, 9))` nor a long literal can take
-time or memory: what is too large becomes infinity, which the caller clamps.
+The arithmetic is evaluated on its syntax tree and never by `eval`, and all on floats: neither
+`pow(9, pow(9, 9))` nor a long literal can take time or memory, as what is too large becomes
+infinity, which the caller clamps. Durations: wire doc, sections 1 and 5.
 """
 
 from __future__ import annotations
@@ -9,14 +10,60 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import re
 from typing import TYPE_CHECKING
 
-from longtask_kit.local.qstash.errors import ExpressionError
+from longtask_kit.local.qstash.errors import DurationError, ExpressionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MAX_LENGTH = 256
+MAX_EXPRESSION_CHARS = 256
+MAX_DURATION_S = 366 * 86_400
+
+_UPSTASH = re.compile(
+    r"(?=\d)(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", re.ASCII
+)
+_GO_PART = r"(\d{1,12}(?:\.\d{0,12})?|\.\d{1,12})(ns|us|µs|μs|ms|s|m|h)"
+_GO = re.compile(f"[+]?(?:{_GO_PART})+", re.ASCII)
+_GO_PARTS = re.compile(_GO_PART, re.ASCII)
+_GO_UNITS_S = {
+    "ns": 1e-9,
+    "us": 1e-6,
+    "µs": 1e-6,
+    "μs": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "m": 60.0,
+    "h": 3600.0,
+}
+
+
+def parse_duration_s(text: str) -> int:
+    """Return the seconds of an Upstash duration, `[<n>d][<n>h][<n>m][<n>s]` such as `1d10h30m`.
+
+    Raises:
+        DurationError: The text has another form or is longer than 366 days.
+    """
+    match = _UPSTASH.fullmatch(text)
+    if match is None:
+        raise DurationError(f"expected a duration like 10s, 5m or 1d10h30m, got {text[:80]!r}")
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    total_s = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    if total_s > MAX_DURATION_S:
+        raise DurationError(f"expected at most 366 days, got {text[:80]!r}")
+    return total_s
+
+
+def parse_go_duration_s(text: str) -> float:
+    """Return the seconds of a Go duration such as `6m5s` or `1.5h`, as rate limit headers use.
+
+    Raises:
+        DurationError: The text isn't a Go duration of zero or more.
+    """
+    if len(text) > 128 or _GO.fullmatch(text) is None:
+        raise DurationError(f"expected a Go duration like 6m5s, got {text[:80]!r}")
+    return sum(float(number) * _GO_UNITS_S[unit] for number, unit in _GO_PARTS.findall(text))
 
 
 def evaluate_expression(text: str, *, retried: int) -> float:
@@ -40,8 +87,10 @@ def evaluate_expression(text: str, *, retried: int) -> float:
 
 
 def _parse(text: str) -> ast.expr:
-    if len(text) > MAX_LENGTH:
-        raise ExpressionError(f"expected at most {MAX_LENGTH} characters, got {len(text)}")
+    if len(text) > MAX_EXPRESSION_CHARS:
+        raise ExpressionError(
+            f"expected at most {MAX_EXPRESSION_CHARS} characters, got {len(text)}"
+        )
     try:
         return ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as exc:
@@ -104,6 +153,6 @@ _FUNCTIONS: dict[str, tuple[Callable[..., float], int, int]] = {
     "floor": (math.floor, 1, 1),
     "ceil": (math.ceil, 1, 1),
     "round": (_round, 1, 1),
-    "min": (lambda *values: min(values), 1, MAX_LENGTH),
-    "max": (lambda *values: max(values), 1, MAX_LENGTH),
+    "min": (lambda *values: min(values), 1, MAX_EXPRESSION_CHARS),
+    "max": (lambda *values: max(values), 1, MAX_EXPRESSION_CHARS),
 }

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from longtask_kit.local.qstash.connections import Connections
     from longtask_kit.local.qstash.message import Message
     from longtask_kit.local.qstash.plan import Plan
-    from longtask_kit.local.qstash.signing import SigningKeys
+    from longtask_kit.local.qstash.request import SigningKeys
 
 STORE_RETRY_MS = 1000
 OWN_FAILURE_RETRY_MS = 60_000

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from longtask_kit.local.qstash.durations import parse_duration_s
+from longtask_kit.local.qstash.delays import parse_duration_s
 from longtask_kit.local.qstash.errors import HeaderError
 
 MAX_PERIOD_S = 7 * 86_400

@@ -18,9 +18,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from longtask_kit.local.qstash.delays import evaluate_expression
+from longtask_kit.local.qstash.delays import evaluate_expression, parse_duration_s
 from longtask_kit.local.qstash.destination import check_url
-from longtask_kit.local.qstash.durations import parse_duration_s
 from longtask_kit.local.qstash.errors import DurationError, HeaderError
 from longtask_kit.local.qstash.flow import FlowLimits, parse_flow_limits
 

@@ -12,9 +12,8 @@ from longtask_kit.local.qstash.admission import Ticket, ticket_of
 from longtask_kit.local.qstash.catalog import Catalog, QueueSettings, dump, dump_period
 from longtask_kit.local.qstash.message import Message, dump_message, load_message
 from longtask_kit.local.qstash.plan import day_of
-from longtask_kit.local.qstash.request import Attempt
+from longtask_kit.local.qstash.request import Attempt, SigningKeys
 from longtask_kit.local.qstash.scripts import ScriptRunner
-from longtask_kit.local.qstash.signing import SigningKeys
 from longtask_kit.local.qstash.views import View, event_view
 
 if TYPE_CHECKING:

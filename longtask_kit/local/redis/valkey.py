@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import importlib.metadata
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,11 +15,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from longtask_kit.errors import LocalStackError
-from longtask_kit.local.children import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _POLL_S = 0.01
 _START_TIMEOUT_S = 15.0
 _STOP_TIMEOUT_S = 10.0
@@ -223,6 +225,22 @@ def server_arguments(binary: Path, data_dir: Path, socket_path: Path) -> list[st
         *("--locale-collate", "C"),
         *("--proto-max-bulk-len", "100mb"),  # Upstash's largest record; its default is 512 MB
     ]
+
+
+def die_with_parent() -> Callable[[], None] | None:
+    """Return what a child runs before exec so that it ends when we are killed; Linux only."""
+    if sys.platform != "linux":
+        return None
+    # Loaded before the fork: between fork and exec nothing may take a lock.
+    prctl = ctypes.CDLL(None).prctl
+    parent = os.getpid()
+
+    def ask_the_kernel() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it died before prctl could see it
+            os._exit(1)
+
+    return ask_the_kernel
 
 
 async def ask(socket_path: Path, command: bytes) -> bytes | None:

@@ -31,9 +31,6 @@ class RefusedError(Exception):
     """Its two arguments: the status and the `error` text of the answer."""
 
 
-# -- requests -----------------------------------------------------------------------------------
-
-
 def split_path(scope: Scope) -> list[bytes]:
     """Return the percent-decoded segments of the path; none for the root."""
     raw_path: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
@@ -102,9 +99,6 @@ def _to_argument(item: object) -> bytes:
     raise RefusedError(400, "ERR arguments are strings, numbers or booleans, not JSON containers")
 
 
-# -- answers ------------------------------------------------------------------------------------
-
-
 def encode_reply(reply: Reply, to_json: ToJson) -> bytes:
     """Return `{"result": …}` or `{"error": …}`; an error's text is never encoded."""
     if type(reply) is Failure:
@@ -156,9 +150,6 @@ def error_text(failure: bytes) -> str:
     if failure.startswith(_TOO_LARGE):
         return "ERR max single record size exceeded"
     return failure.decode(errors="replace")
-
-
-# -- streams ------------------------------------------------------------------------------------
 
 
 def encode_message(message: Reply) -> bytes:

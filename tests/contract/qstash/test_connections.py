@@ -9,8 +9,7 @@ import pytest
 
 from longtask_kit.local.qstash.connections import MAX_BODY_BYTES, Connections
 from longtask_kit.local.qstash.message import parse_message
-from longtask_kit.local.qstash.request import Attempt, attempt_delivery
-from longtask_kit.local.qstash.signing import SigningKeys
+from longtask_kit.local.qstash.request import Attempt, SigningKeys, attempt_delivery
 from tests.contract.qstash.destination import CURRENT_KEY, NEXT_KEY
 
 KEYS = SigningKeys(current=CURRENT_KEY, next=NEXT_KEY)

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longtask_kit.local.qstash.delays import evaluate_expression
-from longtask_kit.local.qstash.destination import origin_of, rewrite, target_of
-from longtask_kit.local.qstash.durations import (
+from longtask_kit.local.qstash.delays import (
     MAX_DURATION_S,
+    evaluate_expression,
     parse_duration_s,
     parse_go_duration_s,
 )
+from longtask_kit.local.qstash.destination import origin_of, rewrite, target_of
 from longtask_kit.local.qstash.errors import DurationError, ExpressionError
 from longtask_kit.local.qstash.message import dump_message, load_message, parse_message
-from longtask_kit.local.qstash.retry import backoff_s, hinted_delay_s, next_delay_s
+from longtask_kit.local.qstash.outcome import backoff_s, hinted_delay_s, next_delay_s
 
 NOW_S = 1_700_000_000.0
 

@@ -13,9 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from longtask_kit.local.qstash.delays import evaluate_expression
+from longtask_kit.local.qstash.delays import MAX_DURATION_S, evaluate_expression, parse_duration_s
 from longtask_kit.local.qstash.destination import destination_of
-from longtask_kit.local.qstash.durations import MAX_DURATION_S, parse_duration_s
 from longtask_kit.local.qstash.errors import MalformedRequestError
 from longtask_kit.local.qstash.groups import UrlGroup, parse_endpoints
 from longtask_kit.local.qstash.message import canonical, dump_message, load_message, parse_message

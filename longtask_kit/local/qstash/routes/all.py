@@ -17,7 +17,7 @@ from longtask_kit.local.qstash.routes.setup import SETUP_ROUTES
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from longtask_kit.local.qstash.signing import SigningKeys
+    from longtask_kit.local.qstash.request import SigningKeys
 
 # Requests of the hosted service that this queue doesn't know (wire doc, tier T3).
 UNIMPLEMENTED = ("notify", "trigger", "waiters", "workflows")

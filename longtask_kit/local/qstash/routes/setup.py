@@ -24,8 +24,6 @@ from longtask_kit.local.qstash.routes.request import catalog_of, found, json_of,
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-# -- queues ---------------------------------------------------------------------------------------
-
 
 async def upsert_queue(request: Request) -> Response:
     """POST /v2/queues."""
@@ -74,9 +72,6 @@ async def pause_queue(request: Request) -> Response:
     found(controls.queue_view(name), "queue")
     await controls.set_queue(name, is_paused=request.url.path.endswith("/pause"))
     return JSONResponse(controls.queue_view(name))
-
-
-# -- URL groups -----------------------------------------------------------------------------------
 
 
 async def list_groups(request: Request) -> Response:
@@ -136,9 +131,6 @@ async def delete_group(request: Request) -> Response:
     async with catalog.group_lock:
         await catalog.delete_group(request.path_params["name"])
     return Response(status_code=200)
-
-
-# -- flow control ---------------------------------------------------------------------------------
 
 
 async def list_flows(request: Request) -> Response:
