@@ -1,17 +1,18 @@
 """Run LLM tasks that outlive the request, the cell and the kernel; watch them, losing nothing.
 
-The flow, one module a stage:
+The flow, one folder for each process, or thing that travels:
 
-    submit     build a TaskSpec, record the task, hand it to the queue
-    queue      QStash through its official SDK: publish, cancel, verify a delivery
-    webhook    the app that the queue calls: create_app(), create_router()
-    attempt    one delivery: lease an attempt, compose run and publish, answer the queue
-    run        handlers: the OpenAI stream, or any async generator of yours
-    publish    the batching writer: log entry and news in one atomic round trip
-    subscribe  listen first, then read the log, merge by cursor, reconnect
-    kit        connect(), Kit: the door for notebooks and scripts; task.Task is what it returns
+    submit/    what goes in: TaskSpec, its record, its message in the queue (QStash)
+    server/    the app that the queue calls: verify a delivery, lease an attempt, stream the model
+               into the log; the HTTP API. create_app(), create_router()
+    log/       what comes out: events in Redis and their news, listened to first, then read
+    client/    the kernel: connect(), Kit, Task, and the thread that does their I/O
+    widgets/   what is seen: the output area, the panel, what a saved notebook keeps
+    cli/       the `longtask` command
+    local/     the stand-ins for the hosted services, and the process that runs them
 
-Importing this package starts nothing and stays light: every name loads on first use.
+Four files are the ground of all: errors, settings, transport, and this one. Importing the package
+starts nothing and stays light: every name loads on first use.
 """
 
 from importlib import import_module
