@@ -11,7 +11,6 @@ import sys
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from longtask_kit.client.terminal import print_stream
 from longtask_kit.widgets.saved import make_bundle
 
 if TYPE_CHECKING:
@@ -27,6 +26,8 @@ _live: WeakKeyDictionary[Task, TaskOutput] = WeakKeyDictionary()
 def display_task(task: Task) -> None:
     """Show a task in a notebook, or print it where there are no widgets."""
     if not _is_kernel():
+        from longtask_kit.client.terminal import print_stream
+
         print_stream(task)
         return
     from IPython.display import display
