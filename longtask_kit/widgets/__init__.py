@@ -1,9 +1,23 @@
-"""The notebook's face: the output area of a task, and the panel around it.
+"""The notebook's face: the output area of a task, the panel around it, what is saved of them.
 
-Python holds the state and decides, JavaScript (`js/`, built into `static/`) draws.
+Python holds the state and decides, JavaScript (`js/`, built into `static/`) draws. Each name loads
+on first use: what writes a saved output needs no widgets.
 """
 
-from longtask_kit.widgets.output import TaskOutput
-from longtask_kit.widgets.panel import TaskPanel
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from longtask_kit.widgets.output import TaskOutput
+    from longtask_kit.widgets.panel import TaskPanel
 
 __all__ = ["TaskOutput", "TaskPanel"]
+
+_MODULES = {"TaskOutput": "output", "TaskPanel": "panel"}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    """Load a name on first use."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -80,9 +80,9 @@ def test_completion_in_a_notebook_loads_nothing_heavy() -> None:
     assert run_python(code) == ""
 
 
-def test_a_saved_output_does_not_load_what_draws_in_a_terminal() -> None:
-    code = "import sys, longtask_kit.widgets.display; print('rich' in sys.modules)"
-    assert run_python(code) == "False"
+def test_what_is_saved_loads_neither_a_terminal_nor_widgets() -> None:
+    code = "import sys, longtask_kit.widgets.saved; print({'rich', 'ipywidgets'} & {*sys.modules})"
+    assert run_python(code) == "set()"
 
 
 def test_an_error_can_be_caught_without_loading_anything_heavy() -> None:
