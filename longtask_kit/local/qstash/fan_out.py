@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from longtask_kit.local.qstash.destination import Reach, is_url
@@ -61,17 +62,11 @@ async def _parsed(
     caller_ip: str | None,
     queue_name: str | None,
 ) -> list[Message]:
+    parse = functools.partial(
+        parse_message, body=body, now_ms=now_ms, caller_ip=caller_ip, queue_name=queue_name
+    )
     if is_url(destination):
-        message = parse_message(
-            given,
-            message_id=new_message_id(),
-            url=destination,
-            body=body,
-            now_ms=now_ms,
-            caller_ip=caller_ip,
-            queue_name=queue_name,
-        )
-        return [message]
+        return [parse(given, message_id=new_message_id(), url=destination)]
     group = await catalog.group(destination)
     if group is None:
         raise GroupMissingError(
@@ -79,16 +74,12 @@ async def _parsed(
             f"(and there is no url group {destination[:80]!r})"
         )
     return [
-        parse_message(
+        parse(
             group.with_defaults(given),
             message_id=new_message_id(),
             url=endpoint.url,
-            body=body,
-            now_ms=now_ms,
-            caller_ip=caller_ip,
             topic_name=group.name,
             endpoint_name=endpoint.name,
-            queue_name=queue_name,
         )
         for endpoint in group.endpoints
     ]

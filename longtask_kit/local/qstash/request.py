@@ -18,7 +18,12 @@ import ssl
 import time
 from dataclasses import dataclass, field
 
-from longtask_kit.local.qstash.connections import Connections, ConnectTimeoutError, HeaderPairs
+from longtask_kit.local.qstash.connections import (
+    Connections,
+    ConnectTimeoutError,
+    HeaderPairs,
+    Response,
+)
 from longtask_kit.local.qstash.destination import Origin, origin_of, target_of
 from longtask_kit.local.qstash.message import HeaderMap, Message, canonical
 
@@ -99,13 +104,7 @@ async def attempt_delivery(
         return Attempt(error=f"timeout: no answer within {timeout_s} s")
     except (OSError, ValueError) as exc:
         return Attempt(error=explain_failure(exc, url))
-    failed = not 200 <= response.status <= 299
-    return Attempt(
-        status=response.status,
-        headers=_header_map(response.headers),
-        body=response.body,
-        error=explain_status(response.status, response.body) if failed else None,
-    )
+    return _attempt_of(response)
 
 
 def sign_delivery(keys: SigningKeys, *, url: str, body: bytes, now_s: float) -> str:
@@ -198,6 +197,16 @@ def explain_status(status: int, body: bytes) -> str:
             "GET /v2/keys, and the URL it verifies with the destination, character for character)"
         )
     return reason
+
+
+def _attempt_of(response: Response) -> Attempt:
+    failed = not 200 <= response.status <= 299
+    return Attempt(
+        status=response.status,
+        headers=_header_map(response.headers),
+        body=response.body,
+        error=explain_status(response.status, response.body) if failed else None,
+    )
 
 
 def _header_map(headers: HeaderPairs) -> HeaderMap:
