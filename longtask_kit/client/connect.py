@@ -55,8 +55,6 @@ def connect(
     from longtask_kit.local.stack import LocalStack
 
     stack = LocalStack.join_or_start()
-    if stack.notice and not quiet:
-        sys.stdout.write(f"longtask_kit: {stack.notice}\n")
 
     def revive() -> Settings | None:
         nonlocal stack

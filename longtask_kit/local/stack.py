@@ -42,7 +42,6 @@ class _Running:
     files: StackFiles
     process: subprocess.Popen[bytes] | None = None
     scratch: str | None = None
-    notice: str | None = None
 
 
 class LocalStack:
@@ -54,7 +53,6 @@ class LocalStack:
     Attributes:
         environment: The variables that point the SDKs and the kit at it; holds its tokens.
         pid: Its process.
-        notice: What whoever asked for it should be told, in one line, if anything.
     """
 
     DESCRIPTION = f"local stack (Valkey, Redis REST, queue, webhook app, demo model). {DEMO_LABEL}"
@@ -69,7 +67,6 @@ class LocalStack:
             )
         self.pid: int = running.state.pid
         self.environment: dict[str, str] = running.state.environment
-        self.notice = running.notice
         self._files, self._process, self._scratch = running.files, running.process, running.scratch
 
     @classmethod
@@ -104,8 +101,8 @@ class LocalStack:
     def join_or_start(cls, data: Path | str | None = None, **options: Any) -> Self:  # noqa: ANN401
         """Return the shared stack, started if none runs; two callers at once get the same one.
 
-        An idle stack of another version of the kit is restarted with its data, and `notice` of the
-        result says so.
+        An idle stack of another version of the kit is restarted with its data, and a warning is
+        logged, which Python shows on standard error.
 
         Args:
             data: Folder of its data; None is the user's data folder.
@@ -118,15 +115,15 @@ class LocalStack:
         config = make_config(Path(data) if data else default_data_dir(), options)
         files = StackFiles.of(config.data_dir)
         with lock_start(files):
-            state, notice = find_running(files), None
+            state = find_running(files)
             if state is not None and state.protocol != PROTOCOL:
-                notice = end_other_version(state, files)
+                end_other_version(state, files)
                 state = None
             if state is None:
                 process = spawn(config, files)
                 STARTED[process.pid] = process
                 state = wait_until_ready(process, files)
-        return cls(running=_Running(state, files, notice=notice))
+        return cls(running=_Running(state, files))
 
     @classmethod
     def find(cls, data: Path | str | None = None) -> Self | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import urllib.request
 from http.client import HTTPException
@@ -17,11 +18,13 @@ if TYPE_CHECKING:
     from longtask_kit.local.files import StackFiles
     from longtask_kit.local.state import StackState
 
+logger = logging.getLogger(__name__)
+
 _ANSWER_TIMEOUT_S = 5.0
 
 
-def end_other_version(state: StackState, files: StackFiles) -> str:
-    """End an idle stack of another version, so that one of ours takes its data; return the news.
+def end_other_version(state: StackState, files: StackFiles) -> None:
+    """End an idle stack of another version, and say so; one of ours then takes its data.
 
     A message that comes between the look and the end is delivered by the next stack, like all that
     are pending.
@@ -39,10 +42,14 @@ def end_other_version(state: StackState, files: StackFiles) -> str:
             f"protocol, this longtask_kit version {PROTOCOL}. {objection}"
         )
     end_stack(state.pid, files)
-    return (
-        f"restarted the local stack, its data kept: process {state.pid} spoke version "
-        f"{state.protocol!r} of the protocol, this longtask_kit speaks {PROTOCOL}. If "
-        "`longtask up` ran it in a terminal, that has ended, and its options with it."
+    # Logged, which is shown where nobody listens: whichever command or cell it was that joined.
+    logger.warning(
+        "longtask_kit: restarted the local stack, its data kept: process %d spoke version %r of "
+        "the protocol, this longtask_kit speaks %d. If `longtask up` ran it in a terminal, that "
+        "has ended, and its options with it.",
+        state.pid,
+        state.protocol,
+        PROTOCOL,
     )
 
 

@@ -460,5 +460,5 @@ def test_tab_offers_a_person_only_what_is_for_a_person(kit: lt.Kit, stack: lt.Lo
         "attempt cancel delete error events id result retry snapshot spec status text usage"
     )
     assert offered(stack) == (
-        "DESCRIPTION environment find join_or_start log_path notice pid settings start stop"
+        "DESCRIPTION environment find join_or_start log_path pid settings start stop"
     )

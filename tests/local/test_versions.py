@@ -37,25 +37,24 @@ def ask_queue(stack: lt.LocalStack, method: str, path: str, **headers: str) -> h
 
 @pytest.mark.parametrize("version", [OLD, {"protocol": "damaged"}])
 def test_an_idle_stack_of_another_version_is_restarted_with_its_data(
-    home: Path, version: dict[str, object], capsys: pytest.CaptureFixture[str]
+    home: Path, version: dict[str, object], caplog: pytest.LogCaptureFixture
 ) -> None:
     old = lt.LocalStack.join_or_start()
-    assert old.notice is None
     with lt.connect(quiet=True) as kit:
         task = kit.submit("Explain tides", model="demo-fast")
         text = task.result(30)
     wait_until(lambda: count_pending(old.environment) == 0)
     rewrite_state(home / "data", version)
-    with lt.connect() as kit:
+    assert not caplog.messages
+    with lt.connect(quiet=True) as kit:
         assert kit.attach(task.id).text == text
-    news, place = capsys.readouterr().out.splitlines()
+    [news] = caplog.messages
     assert news.startswith("longtask_kit: restarted the local stack, its data kept")
     found = version.get("protocol", 1)
     assert f"version {found!r} of the protocol, this longtask_kit speaks {PROTOCOL}." in news
-    assert "restarted" not in place
     assert not is_alive(old.pid)
-    again = lt.LocalStack.join_or_start()
-    assert (again.environment, again.notice) == (old.environment, None)
+    assert lt.LocalStack.join_or_start().environment == old.environment
+    assert caplog.messages == [news]
 
 
 def test_a_stack_of_another_version_with_messages_under_way_is_left_alone(home: Path) -> None:
@@ -84,16 +83,19 @@ def test_two_kernels_at_once_restart_it_once(home: Path) -> None:
     code = """
         import longtask_kit as lt
         stack = lt.LocalStack.join_or_start()
-        print(stack.pid, bool(stack.notice))
+        print(stack.pid)
     """
     kernels = [run_python(code) for _ in range(2)]
-    said = [kernel.communicate(timeout=60)[0].split() for kernel in kernels]
-    (first, first_told), (second, second_told) = said
-    assert first == second != str(old.pid)
-    assert {first_told, second_told} == {"True", "False"}
+    said = [kernel.communicate(timeout=60)[0].splitlines() for kernel in kernels]
+    (pid,) = {lines[-1] for lines in said}
+    assert pid != str(old.pid)
+    (news,) = [line for lines in said for line in lines[:-1]]
+    assert news.startswith("longtask_kit: restarted the local stack")
 
 
-def test_a_stack_in_a_terminal_ends_as_by_longtask_down(home: Path) -> None:
+def test_a_stack_in_a_terminal_ends_as_by_longtask_down(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     command = [sys.executable, "-m", "longtask_kit.cli", "up", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as terminal:
         try:
@@ -105,7 +107,7 @@ def test_a_stack_in_a_terminal_ends_as_by_longtask_down(home: Path) -> None:
         finally:
             terminal.terminate()
     assert stack.environment == environment
-    assert "`longtask up`" in str(stack.notice)
+    assert "`longtask up`" in caplog.text
 
 
 def test_a_stack_on_a_redis_of_its_own_is_left_alone(home: Path, tmp_path: Path) -> None:
