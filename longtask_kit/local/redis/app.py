@@ -23,7 +23,7 @@ from longtask_kit.local.redis.commands import (
 )
 from longtask_kit.local.redis.engine import Engine
 from longtask_kit.local.redis.resp import Failure
-from longtask_kit.local.redis.streams import Backlog, Feed
+from longtask_kit.local.redis.streams import Backlog, Listener
 from longtask_kit.local.redis.wire import (
     RefusedError,
     encode_error,
@@ -232,8 +232,8 @@ class RedisRest:
             _abort(send)
             pumping.cancel()
 
-        feed = await self._engine.open(
-            lambda: Feed(
+        listener = await self._engine.open(
+            lambda: Listener(
                 encode_monitored if is_monitor else encode_message,
                 {} if is_monitor else self._frames,
                 self._backlog,
@@ -243,15 +243,15 @@ class RedisRest:
         )
         handler = asyncio.current_task()
         try:
-            feed.listen(command)
+            listener.listen(command)
             # Listen before read: the client takes the 200 and the first frame as "from here on I
             # miss nothing", so neither may leave before Redis has acknowledged.
-            first = await feed.read()
-            if feed.failure is not None or not first:
-                raise RefusedError(400, error_text(feed.failure or b"ERR Redis left"))
+            first = await listener.read()
+            if listener.failure is not None or not first:
+                raise RefusedError(400, error_text(listener.failure or b"ERR Redis left"))
             await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
             self._streams.add(handler)
-            pumping = asyncio.ensure_future(_pump(first, feed, send))
+            pumping = asyncio.ensure_future(_pump(first, listener, send))
             await _until_disconnect(pumping, receive)
         except asyncio.CancelledError:
             if handler not in self._streams:
@@ -259,7 +259,7 @@ class RedisRest:
             # The app stops, and this response's end is what it waits for.
         finally:
             self._streams.discard(handler)
-            feed.close()
+            listener.close()
         await send({"type": "http.response.body", "body": b""})
 
 
@@ -276,11 +276,11 @@ def _find_stream(segments: list[bytes], headers: dict[bytes, bytes]) -> Command 
     return [verb] if is_monitor and len(segments) == 1 else None
 
 
-async def _pump(frames: bytes, feed: Feed, send: Send) -> None:
+async def _pump(frames: bytes, listener: Listener, send: Send) -> None:
     """Send frames until Redis closes the connection."""
     while frames:
         await send({"type": "http.response.body", "body": frames, "more_body": True})
-        frames = await feed.read()
+        frames = await listener.read()
 
 
 def _abort(send: Send) -> None:

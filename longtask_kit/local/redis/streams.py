@@ -33,17 +33,17 @@ class Backlog:
     size_bytes: int = 0
 
 
-class Feed(RedisProtocol):
+class Listener(RedisProtocol):
     """A connection of its own for one reader, so that `PUBLISH` counts it as one.
 
     Args:
         encode: Makes a frame of each reply.
-        cache: Frames of bytes that came before, shared by all feeds with this `encode`: to a
+        cache: Frames of bytes that came before, shared by all listeners with this `encode`: to a
             channel's readers Redis sends the same bytes.
-        backlog: Of all feeds of the service.
+        backlog: Of all listeners of the service.
         heartbeat_s: Longest silence before a comment, in seconds, > 0.
         on_overflow: Called when the reader is so far behind that what waits for it would only
-            grow; the feed has ended then.
+            grow; the listener has ended then.
     """
 
     def __init__(
