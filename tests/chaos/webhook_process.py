@@ -16,7 +16,7 @@ from openai import AsyncOpenAI
 
 import longtask_kit as lt
 from longtask_kit.log.store import Store
-from longtask_kit.server import writer as publish
+from longtask_kit.server import writer
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level="INFO")
     logging.getLogger("httpx").setLevel("WARNING")
     # Limits of the product that a test can't wait for.
-    publish._OUTAGE_LIMIT_S = float(os.environ.get("CHAOS_OUTAGE_LIMIT_S", publish._OUTAGE_LIMIT_S))
+    writer._OUTAGE_LIMIT_S = float(os.environ.get("CHAOS_OUTAGE_LIMIT_S", writer._OUTAGE_LIMIT_S))
     if "CHAOS_REDIS_TIMEOUT_S" in os.environ:
         timeout_s = float(os.environ["CHAOS_REDIS_TIMEOUT_S"])
         Store.__init__.__kwdefaults__ = {"timeout_s": timeout_s}

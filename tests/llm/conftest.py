@@ -11,14 +11,14 @@ import pytest
 
 import longtask_kit as lt
 from longtask_kit.errors import LocalStackError
-from longtask_kit.local.model import installed as gguf
+from longtask_kit.local.model import installed
 from longtask_kit.local.model.app import create_model_app
 from longtask_kit.local.model.native import LocalModels
 from longtask_kit.settings import DEMO_LABEL
 from tests.serving import serve
 
 KEY = "model-key-for-tests"
-MODEL = gguf.SMOLLM2_NAME
+MODEL = installed.SMOLLM2_NAME
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,7 @@ def llm_home() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="lt-", dir="/tmp") as folder:
         os.environ["LONGTASK_HOME"] = folder
         try:
-            gguf.install_pinned(lambda *_: None)
+            installed.install_pinned(lambda *_: None)
         except LocalStackError as exc:
             pytest.skip(f"the model file can't be had: {exc}")
         finally:

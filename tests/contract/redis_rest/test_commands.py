@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from upstash_redis import Redis
 
-from longtask_kit.local.redis import resp as redis_resp
+from longtask_kit.local.redis import resp
 from longtask_kit.local.redis.engine import Engine
 from tests.contract.redis_rest.conftest import TOKEN
 from tests.wait import wait_until
@@ -260,7 +260,7 @@ def test_an_interrupted_reply_is_never_read_by_the_next_caller(
 ) -> None:
     """The unit that holds the connection: cancelled while Redis still owes it an answer."""
 
-    async def run() -> list[redis_resp.Reply]:
+    async def run() -> list[resp.Reply]:
         engine = Engine(redis_url)
         ask = engine.run_apart if apart else engine.run
         slow = asyncio.ensure_future(ask([[b"BLPOP", b"no-list", b"0.2"], [b"PING"]]))

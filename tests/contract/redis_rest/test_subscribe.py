@@ -12,7 +12,7 @@ import redis
 from httpx_sse import EventSource
 from upstash_redis import Redis
 
-from longtask_kit.local.redis import streams as redis_feed
+from longtask_kit.local.redis import streams
 from longtask_kit.local.redis.app import create_redis_rest_app
 from tests.contract.redis_rest.conftest import READ_ONLY_TOKEN, TOKEN
 from tests.serving import serve
@@ -147,8 +147,8 @@ def test_many_slow_readers_together_have_a_limit_too(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever keeps up stays; the limit of each alone is out of reach here."""
-    monkeypatch.setattr(redis_feed, "_MAX_PENDING_BYTES", 1024**3)
-    monkeypatch.setattr(redis_feed, "_MAX_PENDING_BYTES_OF_ALL", 4 * 1024**2)
+    monkeypatch.setattr(streams, "_MAX_PENDING_BYTES", 1024**3)
+    monkeypatch.setattr(streams, "_MAX_PENDING_BYTES_OF_ALL", 4 * 1024**2)
     app = create_redis_rest_app(redis_url, token=TOKEN)
     request = f"GET /subscribe/crowd?_token={TOKEN} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
     payload = "x" * (1024 * 1024)
