@@ -28,8 +28,18 @@ for _name in [*os.environ]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     # Here and not in tests/chaos: pytest must know it whatever folder it is started on.
-    parser.addoption("--chaos", choices=("short", "full"), default="short", help="how many kills")
+    parser.addoption(
+        "--chaos",
+        choices=("once", "short", "full"),
+        help="how many kills; short with --all, else once",
+    )
     parser.addoption("--all", action="store_true", help="also what is marked as thorough")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the form of the chaos tests."""
+    if config.option.chaos is None:
+        config.option.chaos = "short" if config.option.all else "once"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

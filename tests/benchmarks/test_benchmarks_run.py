@@ -8,6 +8,7 @@ from tests.benchmarks.cases import BENCHMARKS
 from tests.benchmarks.readers import CONTESTANTS
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(300)
 def test_every_benchmark_yields_rows_whatever_the_machine_is_busy_with() -> None:
     command = [sys.executable, "-m", "tests.benchmarks", "--quick", "--json"]

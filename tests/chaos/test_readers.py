@@ -259,11 +259,11 @@ async def test_a_lost_terminal_message_only_delays_the_end(
         async with asyncio.timeout(20):
             if kind == "redis":
                 async with redis_source(through) as source:
-                    events = await read_all(source, await submit(settings))
+                    events = await read_all(source, await submit(settings, model="demo@60"))
             else:
                 with served_app(through) as own:
                     async with SOURCES["http"](own) as http:
-                        events = await read_all(http, await submit(settings))
+                        events = await read_all(http, await submit(settings, model="demo@60"))
     check_tokens(events, TOKENS)
     assert lost, "the message was lost indeed"
     figures(f"4 terminal message lost, {kind}", "the reader ended by the log")
