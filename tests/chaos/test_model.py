@@ -33,9 +33,21 @@ def model() -> Iterator[ScriptedModel]:
 
 
 @pytest.fixture(scope="module")
-def own(settings: lt.Settings, model: ScriptedModel) -> Iterator[lt.Settings]:
+def patient(settings: lt.Settings, model: ScriptedModel) -> Iterator[lt.Settings]:
+    with served_app(settings, model) as led:
+        yield led
+
+
+@pytest.fixture(scope="module")
+def hasty(settings: lt.Settings, model: ScriptedModel) -> Iterator[lt.Settings]:
     with served_app(settings, model, model_timeout_s=0.6) as led:
         yield led
+
+
+@pytest.fixture
+def own(patient: lt.Settings, hasty: lt.Settings, request: pytest.FixtureRequest) -> lt.Settings:
+    """An app that waits for a model as long as any, unless it is the model that stalls."""
+    return hasty if "stall" in request.node.name else patient
 
 
 @dataclass(frozen=True, kw_only=True)

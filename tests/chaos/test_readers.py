@@ -128,7 +128,7 @@ async def test_a_drop_between_acknowledgement_and_replay_costs_no_token(
 
     with wire_to(settings.upstash_redis_rest_url) as wire:
         wire.on_request = cut_when_the_log_is_read
-        await read_through(settings, "redis", wire, await submit(settings))
+        await read_through(settings, "redis", wire, await submit(settings, model="demo@60"))
     assert dropped == 3
     figures(f"4 drop between ack and replay, {side}", "3 times in a row: every token once")
 
