@@ -20,6 +20,7 @@ from tests.chaos._scripted import (
     scripted_model,
     served_app,
 )
+from tests.thorough import first_of
 
 Figures = Callable[[str, str], None]
 TOKENS = model_tokens("Explain tides")
@@ -209,7 +210,7 @@ def run(own: lt.Settings, prompt: str) -> tuple[lt.Task, str]:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, case in CASES.items() if case.status == "retrying"]
+    "name", first_of(name for name, case in CASES.items() if case.status == "retrying")
 )
 def test_a_fault_that_passes_is_healed_by_the_queue(
     own: lt.Settings, model: ScriptedModel, name: str
@@ -226,7 +227,7 @@ def test_a_fault_that_passes_is_healed_by_the_queue(
     assert time.monotonic() - started >= float(CASES[name].retry_after or 0)
 
 
-@pytest.mark.parametrize("name", ["500", "cut mid-stream", "stall mid-stream"])
+@pytest.mark.parametrize("name", first_of(["500", "cut mid-stream", "stall mid-stream"]))
 def test_a_fault_that_stays_ends_as_failed_after_the_last_retry(
     own: lt.Settings, model: ScriptedModel, figures: Figures, name: str
 ) -> None:
@@ -261,7 +262,7 @@ SHORT = {"10 MB in 20,000 deltas", "10 MB in 8 deltas", "10 MB as one delta", "1
 
 @pytest.mark.parametrize(
     "name",
-    [ONCE, *(pytest.param(n, marks=pytest.mark.thorough) for n in BIG if n != ONCE)],
+    first_of([ONCE, *(name for name in BIG if name != ONCE)]),
 )
 def test_a_huge_answer_is_told_whole(
     settings: lt.Settings,

@@ -26,6 +26,7 @@ from tests.chaos._reading import (
 )
 from tests.chaos._scripted import served_app
 from tests.chaos._wire import Link, Wire, cut_at_random, mute_news, wire_to
+from tests.thorough import first_of
 
 pytestmark = pytest.mark.anyio
 Scale = Callable[..., int]
@@ -176,7 +177,7 @@ def fall_silent_after(count: int) -> Callable[[Link, bytes], bytes | None]:
     return pass_or_hang
 
 
-@pytest.mark.parametrize("count", [1, 150, 1500])
+@pytest.mark.parametrize("count", first_of([150, 1, 1500]))
 @pytest.mark.parametrize("kind", SOURCES)
 async def test_a_half_open_connection_is_noticed(
     settings: lt.Settings,
@@ -350,7 +351,7 @@ async def test_a_cursor_between_two_attempts_gives_the_next_attempt(
     figures("9 cursor between attempts", "the second attempt, whole")
 
 
-@pytest.mark.parametrize("how", ["deleted", "expired", "log only"])
+@pytest.mark.parametrize("how", first_of(["deleted", "expired", "log only"]))
 @pytest.mark.parametrize("kind", SOURCES)
 async def test_a_log_that_is_gone_is_an_error_not_silence(
     settings: lt.Settings, figures: Figures, kind: str, how: str
