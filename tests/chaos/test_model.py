@@ -183,7 +183,8 @@ def test_the_queue_is_told_as_the_table_says(
         task = kit.attach(task_id)
         if case.status == "retrying":
             assert task.text == "".join(case.tokens), "what came before the fault is not lost"
-            assert deliver(own, make_body(task_id, prompt), retried=1).status_code == 200
+            again = deliver(own, make_body(task_id, prompt), retried=1)
+            assert again.status_code == 200, again.text
             check_tokens(list(task.events()), TOKENS)
         elif case.status == "failed":
             with pytest.raises(lt.TaskFailedError) as caught:
