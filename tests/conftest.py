@@ -28,14 +28,23 @@ for _name in [*os.environ]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     # Here and not in tests/chaos: pytest must know it whatever folder it is started on.
-    parser.addoption("--chaos", choices=("short", "full"), default="short", help="how many kills")
+    parser.addoption(
+        "--chaos",
+        choices=("once", "short", "full"),
+        help="how many kills; short with --all, else once",
+    )
     parser.addoption("--all", action="store_true", help="also what is marked as thorough")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the form of the chaos tests."""
+    if config.option.chaos is None:
+        config.option.chaos = "short" if config.option.all else "once"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave what is thorough to `--all`; the browser comes last."""
-    # Playwright keeps an event loop running in this thread as long as it lives.
-    items.sort(key=lambda item: "tests/browser/" in item.path.as_posix())
+    items.sort(key=_choose_turn)
     if config.getoption("--all"):
         return
     left_out = [item for item in items if item.get_closest_marker("thorough")]
@@ -43,6 +52,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
     config.stash[_LEFT_OUT] = dict(Counter(_find_folder(item) for item in left_out))
+
+
+def _choose_turn(item: pytest.Item) -> int:
+    """Put the browser last: playwright keeps an event loop running in its thread as it lives."""
+    if "tests/browser/" not in item.path.as_posix():
+        return 0
+    return 1 if item.path.stem == "test_panel" else 2  # the longest first, or a worker idles
 
 
 def _find_folder(item: pytest.Item) -> str:

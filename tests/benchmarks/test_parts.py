@@ -22,8 +22,9 @@ def test_a_long_wire_delays_each_answer_by_a_round_trip_and_serialises_nothing()
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         served.add(asyncio.current_task())
-        while line := await reader.readline():
-            writer.write(line)
+        writer.write(await reader.readline())
+        # A wire that waits for an answer before it passes the next line would wait for ever.
+        writer.writelines([await reader.readline() for _ in range(100)])
         writer.close()
         await writer.wait_closed()
 
@@ -54,7 +55,6 @@ def test_a_long_wire_delays_each_answer_by_a_round_trip_and_serialises_nothing()
     waits = asyncio.run(run())
 
     assert min(waits) >= 0.05
-    assert sum(waits) / len(waits) < 0.5  # one after the other would take 5 s and more
 
 
 def test_a_token_that_comes_in_two_pieces_arrives_with_its_last_one() -> None:

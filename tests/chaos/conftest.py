@@ -1,4 +1,4 @@
-"""How long the scenarios run (`--chaos=short|full`), and what they counted."""
+"""How long the scenarios run (`--chaos=once|short|full`), and what they counted."""
 
 from collections.abc import Callable
 
@@ -7,11 +7,11 @@ import pytest
 
 @pytest.fixture
 def scale(request: pytest.FixtureRequest) -> Callable[..., int]:
-    """Choose a number by the form of the run: `scale(short=10, full=200)`."""
+    """Choose a number by the form of the run: `scale(short=10, full=200)`; once is a quarter."""
     form = request.config.getoption("--chaos")
 
     def choose(*, short: int, full: int) -> int:
-        return full if form == "full" else short
+        return {"once": max(1, short // 4), "short": short, "full": full}[form]
 
     return choose
 

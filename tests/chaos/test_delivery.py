@@ -24,6 +24,7 @@ from tests.chaos._reading import check_tokens, model_tokens, read_all, redis_sou
 from tests.chaos._scripted import Refusal, ScriptedModel, answer, scripted_model, served_app
 from tests.chaos._wire import Link, wire_to
 from tests.serving import free_port, serve
+from tests.thorough import first_of
 from tests.wait import wait_until
 
 Scale = Callable[..., int]
@@ -225,7 +226,7 @@ def check_never_ran(own: lt.Settings, model: ScriptedModel, error: lt.SubmitErro
     assert model.calls[prompt] == 1
 
 
-@pytest.mark.parametrize("status", [500, 502, 503, 400, 401, 404, 412])
+@pytest.mark.parametrize("status", first_of([500, 502, 503, 400, 401, 404, 412]))
 def test_a_queue_that_refuses_leaves_a_failed_task_that_says_why(
     own: lt.Settings, model: ScriptedModel, figures: Figures, status: int
 ) -> None:
@@ -258,15 +259,7 @@ def test_a_queue_that_is_not_there_leaves_a_failed_task(
 
 @pytest.mark.parametrize(
     "body",
-    [
-        b"<!doctype html>",
-        b'{"messageId": 7',
-        b"",
-        b"[]",
-        b"{}",
-        b"null",
-        b"7",
-    ],
+    first_of([b"<!doctype html>", b'{"messageId": 7', b"", b"[]", b"{}", b"null", b"7"]),
     ids=ascii,
 )
 def test_a_queue_that_answers_something_else_leaves_a_failed_task(
@@ -338,7 +331,7 @@ def test_a_publish_of_unknown_outcome_runs_once_or_is_failed(
     figures(f"7 publish {how}", f"{outcomes['completed']} ran once, {outcomes['failed']} failed")
 
 
-@pytest.mark.parametrize("lost", [1, 2])
+@pytest.mark.parametrize("lost", first_of([2, 1]))
 def test_a_publish_whose_first_replies_are_lost_is_sent_again_and_runs_once(
     own: lt.Settings, model: ScriptedModel, figures: Figures, lost: int
 ) -> None:

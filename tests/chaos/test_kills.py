@@ -147,7 +147,13 @@ class Zombies:
             await asyncio.to_thread(self.gone.wait, 60)
 
 
-@pytest.mark.parametrize("wakes", ["after the end", "while the next attempt streams"])
+@pytest.mark.parametrize(
+    "wakes",
+    [
+        "after the end",
+        pytest.param("while the next attempt streams", marks=pytest.mark.thorough),
+    ],
+)
 def test_a_stopped_process_that_wakes_past_its_lease_writes_and_publishes_nothing(
     rig: Rig, wakes: str, scale: Callable[..., int], figures: Callable[[str, str], None]
 ) -> None:

@@ -68,7 +68,7 @@ def test_a_redis_that_fails_in_every_way_loses_and_doubles_nothing(
     each = scale(short=6, full=100)
     faults = FaultyRedis()
     done: list[Watched] = []
-    with open_rig(front=faults, LONGTASK_LEASE_S="10", CHAOS_REDIS_TIMEOUT_S="0.3") as rig:
+    with open_rig(front=faults, LONGTASK_LEASE_S="10", CHAOS_REDIS_TIMEOUT_S="1") as rig:
         inject(faults, random.Random(5), _APPEND, each)
         while faults.injected.total() < each * len(FAULTS):
             batch = [rig.submit(new_prompt()) for _ in range(4)]

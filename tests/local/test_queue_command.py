@@ -1,9 +1,6 @@
 """`longtask queue`, as a person types it."""
 
 import json
-import os
-import subprocess
-import sys
 import urllib.parse
 from collections.abc import Iterator
 
@@ -15,19 +12,13 @@ from starlette.routing import Route
 
 from longtask_kit import LocalStack
 from longtask_kit.cli.queue import describe_facts, latest_events
+from tests import command
 from tests.contract.qstash.destination import wait_until
 from tests.serving import serve
 
 
-def longtask(stack: LocalStack, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "longtask_kit.cli", "queue", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=os.environ | {"COLUMNS": "160"} | stack.environment,
-        check=False,
-    )
+def longtask(stack: LocalStack, *arguments: str) -> command.Done:
+    return command.longtask("queue", *arguments, **stack.environment, COLUMNS="160")
 
 
 @pytest.fixture(scope="module")

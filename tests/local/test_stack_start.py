@@ -1,8 +1,6 @@
 """How a stack starts: on ports of its own, from options that make sense."""
 
 import math
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ import pytest
 
 import longtask_kit as lt
 from longtask_kit.server.serve import bind
+from tests.command import longtask
 
 
 def find_port(url: str) -> int:
@@ -131,12 +130,7 @@ def test_every_stack_option_of_the_command_line_is_checked(home: Path) -> None:
         ("--data", f"{home}/file"),
         ("--data", f"{home}/{'long' * 99}"),
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "longtask_kit.cli", "up", option, value],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = longtask("up", option, value)
         assert done.returncode == 1
         assert done.stderr.startswith("LocalStackError: "), done.stderr
         assert option in done.stderr
