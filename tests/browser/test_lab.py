@@ -160,11 +160,12 @@ def test_lessons_are_copied_with_their_pictures(lesson: Path, tmp_path: Path) ->
 
 
 def test_a_copy_links_to_the_modules_that_were_copied_with_it(lesson: Path, tmp_path: Path) -> None:
-    lesson.write_text("see [it](../longtask_kit/submit.py), [that](../longtask_kit/lua/append.lua)")
+    it, that = "submit/spec.py", "log/lua/append.lua"
+    lesson.write_text(f"see [it](../longtask_kit/{it}), [that](../longtask_kit/{that})")
     mine = tmp_path / "mine"
     copy_lessons([lesson], mine)
     text = (mine / "01_first.ipynb").read_text()
-    assert text == "see [it](source/submit.py), [that](source/lua/append.lua)"
+    assert text == f"see [it](source/{it}), [that](source/{that})"
     real = tmp_path / "real"
     copy_lessons(find_lessons(), real)
     for copy in real.glob("*.ipynb"):

@@ -254,6 +254,26 @@ async def test_a_cancel_outlives_the_attempt_that_should_have_heeded_it(
     await store.aclose()
 
 
+@pytest.mark.parametrize("status", ["retrying", "failed", "completed", "cancelled"])
+async def test_a_renewal_that_the_end_overtook_takes_no_lease(store: Store, status: str) -> None:
+    task_id = new_task_id()
+    await store.create(task_id, SPEC)
+    attempt = await begin(store, task_id, "msg_1")
+    entries = [[f"{attempt}-3", "k", "status", "d", status]]
+    end = Append(
+        task_id=task_id,
+        attempt=attempt,
+        entries=entries,
+        fields=["status", status],
+        release=True,
+    )
+    assert await store.append([end]) == ["ok"]
+    assert await store.append([Append(task_id=task_id, attempt=attempt)]) == ["ok"]
+    next_one = await store.begin(task_id, delivery_id="msg_2")
+    is_over = status in ("completed", "cancelled")
+    assert next_one == Done(status) if is_over else isinstance(next_one, Begun)  # type: ignore[arg-type]
+
+
 async def test_a_deleted_task_stops_its_attempt(store: Store) -> None:
     task_id, attempt = await start_task(store)
     async with Publisher(store, min_flush_interval_s=0, heartbeat_s=0.1) as publisher:

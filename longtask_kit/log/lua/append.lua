@@ -3,11 +3,13 @@
 -- ARGV[6] hash fields, JSON list
 -- Returns 'ok' | 'cancel' (stored, and a cancel was asked for) | 'fenced' newer attempt | 'gone'
 -- | 'torn' (Redis came back without what it had acknowledged: storing more would leave a hole).
-local attempt, cancel, lease_until =
-  unpack(redis.call('HMGET', KEYS[1], 'attempt', 'cancel', 'lease_until'))
+local attempt, cancel, lease_until, status =
+  unpack(redis.call('HMGET', KEYS[1], 'attempt', 'cancel', 'lease_until', 'status'))
 if not attempt then return {'gone'} end
 if attempt ~= ARGV[3] then return {'fenced', attempt} end
 local entries = cjson.decode(ARGV[5])
+-- A renewal that the attempt's end overtook: the lease was given back, and stays so.
+if not entries[1] and status ~= 'running' then return {'ok'} end
 if entries[1] then
   local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', '1')[1]
   local stored = last and string.match(last[1], '^' .. attempt .. '%-(%d+)$') or '0'
