@@ -9,6 +9,7 @@ import pytest
 from upstash_redis import Redis
 
 import longtask_kit as lt
+from longtask_kit.client import http_api
 from longtask_kit.client.door import ServiceBackend
 from longtask_kit.log import news, subscribe
 from longtask_kit.log.events import Cursor, TaskEvent
@@ -187,7 +188,7 @@ async def test_a_half_open_connection_is_noticed(
     count: int,
 ) -> None:
     # Shortened: 45 s without a byte, of which the server sends one every 15 s.
-    for module in (news, subscribe):
+    for module in (news, http_api):
         monkeypatch.setattr(module, "SSE_TIMEOUT", httpx.Timeout(10.0, read=0.7, pool=None))
     with wire_to(getattr(settings, BEHIND[kind])) as wire:
         wire.on_answer = fall_silent_after(count)
@@ -220,7 +221,7 @@ async def take_all(events: AsyncIterator[TaskEvent], seen: list[TaskEvent]) -> N
 async def test_when_everything_is_half_open_the_reader_says_so_within_its_limit(
     settings: lt.Settings, monkeypatch: pytest.MonkeyPatch, figures: Figures
 ) -> None:
-    for module in (news, subscribe):
+    for module in (news, http_api):
         monkeypatch.setattr(module, "SSE_TIMEOUT", httpx.Timeout(10.0, read=0.3, pool=None))
     for kind, opened in SOURCES.items():
         with wire_to(getattr(settings, BEHIND[kind])) as wire:
