@@ -87,6 +87,7 @@ def test_lab_opens_on_a_copy_of_the_lessons_and_leaves_on_ctrl_c(
         signal.SIGKILL,  # the hardest: it can't say anything any more
     ],
 )
+@pytest.mark.thorough
 def test_whatever_ends_the_command_ends_its_server_and_kernels(start: Start, told: int) -> None:
     port = free_port()
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored, as it should

@@ -83,6 +83,7 @@ def test_a_click_streams_the_exact_text(open_notebook: Open, kit: lt.Kit) -> Non
         pytest.param("import time; print('in it'); time.sleep(60)", id="busy"),
     ],
 )
+@pytest.mark.thorough
 def test_cancel_works_whatever_the_kernel_does(open_notebook: Open, cell: str) -> None:
     notebook = open_notebook(
         CONNECT,

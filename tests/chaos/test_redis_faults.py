@@ -80,6 +80,7 @@ def test_a_redis_that_fails_in_every_way_loses_and_doubles_nothing(
     figures("5 append fails in 6 ways", f"{each} times each, {count_text(done)}, no new attempt")
 
 
+@pytest.mark.thorough
 def test_flushes_that_overtake_each_other_are_stored_in_order(
     scale: Callable[..., int], figures: Callable[[str, str], None]
 ) -> None:
@@ -96,6 +97,7 @@ def test_flushes_that_overtake_each_other_are_stored_in_order(
     figures("5 flushes overtaken", f"{faults.overtaken} parts, {count_text(done)}, no new attempt")
 
 
+@pytest.mark.thorough
 def test_a_fault_while_an_attempt_begins_costs_a_lease_and_no_token(
     scale: Callable[..., int], figures: Callable[[str, str], None]
 ) -> None:
@@ -117,6 +119,7 @@ def test_a_fault_while_an_attempt_begins_costs_a_lease_and_no_token(
     )
 
 
+@pytest.mark.thorough
 def test_a_redis_that_stays_away_past_the_limit_ends_the_attempt_and_a_later_one_finishes(
     scale: Callable[..., int], figures: Callable[[str, str], None]
 ) -> None:
@@ -155,6 +158,7 @@ def slow_down_first_attempts(rig: Rig) -> None:
     rig.model.after_write = slow_down
 
 
+@pytest.mark.thorough
 def test_a_valkey_that_is_killed_in_mid_stream_and_started_again_loses_nothing(
     folder: Path, scale: Callable[..., int], figures: Callable[[str, str], None]
 ) -> None:

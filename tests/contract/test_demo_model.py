@@ -194,6 +194,7 @@ def test_content_given_in_parts_is_joined(client: openai.OpenAI) -> None:
     assert text_of(read_stream(client, messages=messages)) == write_reply(PROMPT)
 
 
+@pytest.mark.thorough
 def test_the_long_model_obeys_the_token_limit(client: openai.OpenAI) -> None:
     assert len(split_tokens(text_of(read_stream(client, model="demo-long")))) >= 10_000
     chunks = read_stream(client, model="demo-long", max_tokens=2_000)

@@ -89,6 +89,7 @@ def draw_budgets(seed: int) -> Callable[[], int | None]:
     return lambda: rng.randint(1, 2500) if rng.random() < 0.67 else None
 
 
+@pytest.mark.thorough
 async def test_a_dropped_connection_costs_no_token(settings: lt.Settings, kit: lt.Kit) -> None:
     plain = kit.submit("Explain tides", model="demo-fast").result(30)
     with proxy_to(settings.upstash_redis_rest_url or "") as proxy:
@@ -149,6 +150,7 @@ async def test_an_unknown_task_is_an_error_not_silence(settings: lt.Settings) ->
     await backend.aclose()
 
 
+@pytest.mark.thorough
 async def test_a_task_that_vanishes_is_an_error_not_silence(
     settings: lt.Settings, kit: lt.Kit
 ) -> None:

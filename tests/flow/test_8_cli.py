@@ -64,6 +64,7 @@ def test_run_json_prints_one_wire_event_a_line(environment: dict[str, str], plai
     assert events[-1]["data"] == plain
 
 
+@pytest.mark.thorough
 def test_a_retry_is_told_on_standard_error(environment: dict[str, str], plain: str) -> None:
     done = longtask("run", "Explain tides", "--model", "demo-cut-then-ok", **environment)
     assert done.returncode == 0
@@ -335,6 +336,7 @@ def test_up_prints_an_environment_that_is_all_another_shell_needs(
     assert "Traceback" not in errors
 
 
+@pytest.mark.thorough
 def test_ctrl_c_on_up_is_quiet_while_a_task_runs(up: subprocess.Popen[str]) -> None:
     assert up.stdout is not None
     environment = json.loads(up.stdout.readline())

@@ -113,6 +113,7 @@ def test_a_drawing_has_a_title_and_a_description(path: Path) -> None:
     assert len(root.findtext(f"{svg}desc") or "") > 40
 
 
+@pytest.mark.thorough
 def test_one_falsified_character_is_noticed(tmp_path: Path) -> None:
     for name in ("00_导读.ipynb", "conftest.py", "sanitize.cfg"):
         shutil.copy(LESSONS / name, tmp_path)

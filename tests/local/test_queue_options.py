@@ -13,6 +13,7 @@ from longtask_kit.local.config import StackConfig
 from tests.contract.qstash.destination import publish, states_of, wait_until
 
 
+@pytest.mark.thorough
 def test_a_stack_delivers_to_whatever_stands_in_for_a_public_host() -> None:
     with LocalStack.start(data=None) as receiver:
         local = receiver.environment["LONGTASK_BASE_URL"]
@@ -57,6 +58,7 @@ def test_a_rewrite_that_cannot_be_meant_is_refused(rewrite: str) -> None:
         StackConfig(data_dir=Path(), rewrites=[rewrite])
 
 
+@pytest.mark.thorough
 def test_a_stack_has_the_limits_of_a_plan_and_a_window_for_deduplication() -> None:
     with LocalStack.start(data=None, plan="free", dedup_window_s=1.0) as stack:
         sdk = QStash(stack.environment["QSTASH_TOKEN"], base_url=stack.environment["QSTASH_URL"])

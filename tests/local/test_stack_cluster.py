@@ -15,6 +15,9 @@ from tests.contract.qstash.destination import sdk_for
 from tests.contract.redis_rest.cluster import Node, run_cluster
 from tests.wait import wait_until
 
+# The second tier, for whoever brings a Redis of their own, is frozen.
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[list[Node]]:

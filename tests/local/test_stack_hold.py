@@ -25,6 +25,7 @@ def stopped(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.thorough
 def test_a_joiner_waits_for_an_ending_stack_and_starts_a_new_one(home: Path) -> None:
     first = lt.LocalStack.join_or_start()
     with stopped(find_valkey(first.pid)):  # the stack's end waits for its Valkey
@@ -40,6 +41,7 @@ def test_a_joiner_waits_for_an_ending_stack_and_starts_a_new_one(home: Path) -> 
     assert (again.pid, again.environment) == (pid, first.environment)
 
 
+@pytest.mark.thorough
 def test_an_idle_stack_stays_up_while_somebody_joins(home: Path) -> None:
     stack = lt.LocalStack.join_or_start(idle_exit_s=1.0)
     lt.LocalStack.find()  # which asks it something: a whole second from here
@@ -51,6 +53,7 @@ def test_an_idle_stack_stays_up_while_somebody_joins(home: Path) -> None:
     wait_until(lambda: "the stack ends" in log.read_text())
 
 
+@pytest.mark.thorough
 def test_a_stopped_stack_gets_no_twin(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stack = lt.LocalStack.join_or_start()
     monkeypatch.setattr("longtask_kit.local.state.STOP_TIMEOUT_S", 0.1)

@@ -51,6 +51,7 @@ def test_a_throw_away_stack_dies_with_its_owner(home: Path) -> None:
     assert list((home / "run").iterdir()) == [], "nothing is left behind"
 
 
+@pytest.mark.thorough
 def test_a_killed_stack_leaves_no_valkey_and_the_next_one_finds_the_data(home: Path) -> None:
     first = lt.LocalStack.join_or_start()
     with lt.connect(quiet=True) as kit:
@@ -67,6 +68,7 @@ def test_a_killed_stack_leaves_no_valkey_and_the_next_one_finds_the_data(home: P
     assert second.environment == first.environment, "ports, tokens and keys are kept"
 
 
+@pytest.mark.thorough
 def test_a_task_that_was_running_when_the_stack_was_killed_finishes_after_it(home: Path) -> None:
     first = lt.LocalStack.join_or_start(time_scale=0.001)
     with lt.connect(quiet=True) as kit:
@@ -80,6 +82,7 @@ def test_a_task_that_was_running_when_the_stack_was_killed_finishes_after_it(hom
         assert task.attempt == 2
 
 
+@pytest.mark.thorough
 def test_messages_find_the_app_on_its_new_port(home: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     with lt.LocalStack.start(data, app_port=0) as stack:
@@ -98,6 +101,7 @@ def test_messages_find_the_app_on_its_new_port(home: Path, tmp_path: Path) -> No
                 assert kit.attach(task.id).result(30)
 
 
+@pytest.mark.thorough
 def test_an_idle_stack_ends_by_itself(home: Path) -> None:
     stack = lt.LocalStack.join_or_start(idle_exit_s=1.0)
     with lt.connect(quiet=True) as kit:
@@ -146,6 +150,7 @@ def test_a_stack_that_dies_at_the_start_says_why(home: Path, tmp_path: Path) -> 
         lt.LocalStack.start(data)
 
 
+@pytest.mark.thorough
 def test_another_redis_can_be_used_instead(home: Path, tmp_path: Path) -> None:
     with lt.LocalStack.start(tmp_path / "one"):
         socket_path = StackFiles.of(tmp_path / "one").socket

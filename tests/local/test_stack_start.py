@@ -16,6 +16,7 @@ def find_port(url: str) -> int:
     return int(url.rpartition(":")[2])
 
 
+@pytest.mark.thorough
 def test_a_chosen_port_wins_over_one_that_a_service_had_last_time(
     home: Path, tmp_path: Path
 ) -> None:
@@ -43,6 +44,7 @@ def test_two_served_apps_never_share_a_port() -> None:
 
 
 @pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9"])
+@pytest.mark.thorough
 def test_a_proxy_of_the_starting_shell_does_not_come_between_the_services(
     home: Path, monkeypatch: pytest.MonkeyPatch, proxy: str
 ) -> None:
@@ -67,6 +69,7 @@ def test_a_relative_home_is_the_same_folder_for_a_stack_and_its_starter(
             assert Path(folder, "here", "data", "identity.json").exists()
 
 
+@pytest.mark.thorough
 def test_a_stack_starts_without_a_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "file").touch()
     for value in ("/nowhere", str(home / "file")):

@@ -77,6 +77,7 @@ def test_a_stack_of_another_version_with_messages_under_way_is_left_alone(home: 
     assert ask_queue(again, "GET", f"/v2/messages/{sent['messageId']}").json()["url"]
 
 
+@pytest.mark.thorough
 def test_two_kernels_at_once_restart_it_once(home: Path) -> None:
     old = lt.LocalStack.join_or_start()
     rewrite_state(home / "data", OLD)
@@ -93,6 +94,7 @@ def test_two_kernels_at_once_restart_it_once(home: Path) -> None:
     assert news.startswith("longtask_kit: restarted the local stack")
 
 
+@pytest.mark.thorough
 def test_a_stack_in_a_terminal_ends_as_by_longtask_down(
     home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -110,6 +112,7 @@ def test_a_stack_in_a_terminal_ends_as_by_longtask_down(
     assert "`longtask up`" in caplog.text
 
 
+@pytest.mark.thorough
 def test_a_stack_on_a_redis_of_its_own_is_left_alone(home: Path, tmp_path: Path) -> None:
     with lt.LocalStack.start(tmp_path):
         url = f"unix://{StackFiles.of(tmp_path).socket}"

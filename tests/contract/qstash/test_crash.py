@@ -89,6 +89,7 @@ class Publishers:
         return True
 
 
+@pytest.mark.thorough
 def test_every_accepted_message_is_delivered_with_its_id_and_count_whatever_is_killed(
     destination: Destination, data_dir: Path
 ) -> None:

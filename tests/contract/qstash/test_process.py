@@ -209,6 +209,7 @@ def test_lost_connections_and_forgotten_scripts_cost_nothing(
     assert len(destination.deliveries) == 3
 
 
+@pytest.mark.thorough
 def test_a_message_that_is_cancelled_while_it_starts_is_either_delivered_or_cancelled(
     sdk: QStash, http: httpx.Client, destination: Destination, qstash_flush: redis.Redis
 ) -> None:

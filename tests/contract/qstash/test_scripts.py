@@ -98,6 +98,7 @@ def test_a_caller_that_leaves_takes_nobody_along_and_an_end_leaves_nobody_waitin
     run_with(qstash_valkey, work)
 
 
+@pytest.mark.thorough
 def test_a_replica_that_takes_the_queue_over_is_found() -> None:
     with run_cluster(spares=1) as nodes:
         lost, replica = node_of(nodes, "{qstash}"), nodes[3]
