@@ -50,6 +50,7 @@ def page_url(stack: lt.LocalStack, tmp_path_factory: pytest.TempPathFactory) -> 
         ),
     ],
 )
+@pytest.mark.thorough
 def test_the_page_submits_streams_and_cancels(
     browser: "Browser", page_url: str, kit: lt.Kit, width: int, scheme: str
 ) -> None:

@@ -144,6 +144,7 @@ def test_two_views_show_the_same(open_notebook: Open) -> None:
     assert len(text_of(notebook, 1)) > 300
 
 
+@pytest.mark.thorough
 def test_after_a_kernel_restart_the_panel_offers_what_was_under_way(
     open_notebook: Open, kit: lt.Kit
 ) -> None:
@@ -163,6 +164,7 @@ def test_after_a_kernel_restart_the_panel_offers_what_was_under_way(
     assert text_of(notebook) == plain
 
 
+@pytest.mark.thorough
 def test_a_failure_shows_cause_cure_and_retry(open_notebook: Open) -> None:
     notebook = open_panel(open_notebook, model="demo-bad-key")
     submit(notebook)
@@ -194,6 +196,7 @@ def test_a_retry_that_starts_over_says_so(open_notebook: Open, kit: lt.Kit) -> N
     assert "starts over" in notebook.output(1).locator(".longtask-notice").inner_text()
 
 
+@pytest.mark.thorough
 def test_the_keyboard_suffices(open_notebook: Open) -> None:
     notebook = open_panel(open_notebook, model="demo@5", prompt="")
     field = notebook.output(1).locator(".longtask-panel textarea").first
@@ -399,6 +402,7 @@ def test_no_payload_of_a_prompt_an_answer_or_an_error_fires(open_notebook: Open)
     notebook.page.wait_for_function("window.fired === 1")
 
 
+@pytest.mark.thorough
 def test_ids_in_the_page_hold_no_secret(open_notebook: Open, stack: lt.LocalStack) -> None:
     notebook = open_panel(open_notebook, model="demo-fast")
     submit(notebook)
