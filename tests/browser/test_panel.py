@@ -47,6 +47,7 @@ def submit(notebook: Notebook) -> None:
     notebook.output(1).get_by_role("button", name="Submit").click()
 
 
+@pytest.mark.thorough
 def test_a_click_streams_the_exact_text(open_notebook: Open, kit: lt.Kit) -> None:
     plain = kit.submit("Explain tides", model="demo-fast").result(30)
     notebook = open_panel(open_notebook, model="demo@300")

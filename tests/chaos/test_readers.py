@@ -242,7 +242,7 @@ async def test_when_everything_is_half_open_the_reader_says_so_within_its_limit(
     figures("4 everything half open", "StreamSilentError with the cursor; the rest is exact")
 
 
-@pytest.mark.parametrize("kind", SOURCES)
+@pytest.mark.parametrize("kind", first_of(SOURCES))
 async def test_a_lost_terminal_message_only_delays_the_end(
     settings: lt.Settings, figures: Figures, kind: str
 ) -> None:
@@ -382,7 +382,7 @@ def remove_log(settings: lt.Settings, task_id: str, how: str) -> None:
             pass
 
 
-@pytest.mark.parametrize("kind", SOURCES)
+@pytest.mark.parametrize("kind", first_of(SOURCES))
 async def test_a_log_that_goes_away_under_a_follower_is_an_error(
     settings: lt.Settings, figures: Figures, kind: str
 ) -> None:

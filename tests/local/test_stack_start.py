@@ -27,6 +27,7 @@ def test_a_chosen_port_wins_over_one_that_a_service_had_last_time(
         assert find_port(second.environment["UPSTASH_REDIS_REST_URL"]) != port
 
 
+@pytest.mark.thorough
 def test_one_port_for_two_services_is_refused(home: Path, tmp_path: Path) -> None:
     with lt.LocalStack.start(tmp_path) as stack:
         port = find_port(stack.environment["QSTASH_URL"])

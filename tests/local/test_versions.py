@@ -13,6 +13,7 @@ from longtask_kit.local.files import StackFiles
 from longtask_kit.local.state import PROTOCOL
 from longtask_kit.local.versions import count_pending, explain_objection
 from tests.local.processes import is_alive, run_python
+from tests.thorough import first_of
 from tests.wait import wait_until
 
 OLD: dict[str, object] = {}  # before there were versions, a state named none
@@ -35,7 +36,7 @@ def ask_queue(stack: lt.LocalStack, method: str, path: str, **headers: str) -> h
     ).raise_for_status()
 
 
-@pytest.mark.parametrize("version", [OLD, {"protocol": "damaged"}])
+@pytest.mark.parametrize("version", first_of([OLD, {"protocol": "damaged"}]))
 def test_an_idle_stack_of_another_version_is_restarted_with_its_data(
     home: Path, version: dict[str, object], caplog: pytest.LogCaptureFixture
 ) -> None:
