@@ -57,7 +57,7 @@ def test_a_link_of_a_lesson_opens_its_module_and_nobody_asks_for_news(
     assert found is not None
     page = browser.new_page()
     page.goto(f"http://127.0.0.1:{port}/lab/tree/01_first_task.ipynb?token={found[1]}")
-    page.get_by_role("link", name="submit.py").first.click(timeout=60_000)
+    page.get_by_role("link", name="submit/tasks.py").first.click(timeout=60_000)
     page.locator(".jp-FileEditor", has_text="def").wait_for(timeout=30_000)
     page.wait_for_timeout(3000)  # the question would come a moment after the start
     assert page.get_by_text("Would you like to get notified").count() == 0
