@@ -6,11 +6,11 @@ killed worker had, which are their advantages: taskiq with its list broker; cele
 threads, in a worker process of its own. Each run measures all of them one after the other, so that
 a ratio compares one moment.
 
-What bounds the queue: a message takes about 1 ms of the stack's CPU with fifty in flight:
-writes to sockets (two scripts, the request, the answer), the HTTP server with Starlette, redis-py's
-packing and reading of the scripts, JSON; Valkey, in its own process, takes 0.05 ms a script. Before an attempt
-starts there is one round trip to Valkey, which stores the message and the start. A bare asyncio
-receiver instead of uvicorn shows how much of the start is the handler's own server.
+What bounds the queue: a message takes about 1 ms of the stack's CPU with fifty in flight: writes to
+sockets (two scripts, the request, the answer), the HTTP server with Starlette, redis-py's packing
+and reading of the scripts, JSON; Valkey, in its own process, takes 0.05 ms a script. Before an
+attempt starts there is one round trip to Valkey, which stores the message and the start. A bare
+asyncio receiver instead of uvicorn shows how much of the start is the handler's own server.
 """
 
 from __future__ import annotations
