@@ -251,11 +251,7 @@ def from_ms(milliseconds: int) -> datetime:
 
 
 _PIECES = "p"
-
-
 _PIECE = re.compile(r"([0-9]+) (-?[0-9]+)(?: ([0-9]+))?")
-
-
 _PIECES_LISTED = re.compile(f"{_PIECE.pattern}(?:,{_PIECE.pattern})*")
 
 

@@ -19,7 +19,7 @@ from longtask_kit.errors import (
 from longtask_kit.log.record import Begun, Busy, CancelPending, Done, Gone
 from longtask_kit.log.text import make_valid_text
 from longtask_kit.server.handlers import Handler, Outcome, TaskContext
-from longtask_kit.server.stop import CONSEQUENCES, AttemptStopped
+from longtask_kit.server.stop import CONSEQUENCES, AttemptStopped, Stop
 from longtask_kit.submit.spec import TaskSpec
 
 if TYPE_CHECKING:
@@ -171,8 +171,7 @@ async def _run_attempt(
         return answer_for(task_id, ending)
     except AttemptStopped as stop:
         logger.info("task %s: attempt %d stopped: %s", task_id, attempt, stop)
-        is_gone = CONSEQUENCES[stop.stop].status_code == 489
-        return refuse("Deleted.", task_id) if is_gone else busy(task_id, 0)
+        return refuse("Deleted.", task_id) if stop.stop is Stop.GONE else busy(task_id, 0)
     except StoreError as exc:
         logger.warning("task %s: attempt %d lost its store: %s", task_id, attempt, exc)
         return Answer(503, {"taskId": task_id, "error": str(exc)})

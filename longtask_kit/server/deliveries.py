@@ -13,16 +13,9 @@ from longtask_kit.errors import SignatureError
 from longtask_kit.log.keys import is_task_id
 from longtask_kit.log.record import Busy
 from longtask_kit.server.attempt import Answer, busy, refuse, run_delivery
-from longtask_kit.server.http_edge import (
-    BadRequestError,
-)
+from longtask_kit.server.http_edge import BadRequestError
 from longtask_kit.server.services import Services
-from longtask_kit.settings import (
-    SIGNING_NAMES,
-    Settings,
-    is_loopback,
-    secret,
-)
+from longtask_kit.settings import SIGNING_NAMES, Settings, is_loopback, secret
 from longtask_kit.submit.spec import TaskSpec
 
 

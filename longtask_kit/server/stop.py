@@ -25,20 +25,18 @@ class Consequence:
         meaning: What happened.
         ends_as: The end that the attempt still writes; None where it holds its lease no more, or
             nothing can be written.
-        status_code: What the queue is told.
     """
 
     meaning: str
     ends_as: Literal["cancel", "retry"] | None
-    status_code: int
 
 
 CONSEQUENCES: dict[Stop, Consequence] = {
-    Stop.CANCEL: Consequence("somebody asked for it", "cancel", 200),
-    Stop.SHUTDOWN: Consequence("the app closes, and gives the lease back", "retry", 500),
-    Stop.FENCED: Consequence("a newer attempt took over", None, 503),
-    Stop.GONE: Consequence("the task was deleted", None, 489),
-    Stop.OUTAGE: Consequence("Redis was away for too long, or lost what it held", None, 503),
+    Stop.CANCEL: Consequence("somebody asked for it", "cancel"),
+    Stop.SHUTDOWN: Consequence("the app closes, and gives the lease back", "retry"),
+    Stop.FENCED: Consequence("a newer attempt took over", None),
+    Stop.GONE: Consequence("the task was deleted", None),
+    Stop.OUTAGE: Consequence("Redis was away for too long, or lost what it held", None),
 }
 
 
