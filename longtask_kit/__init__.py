@@ -11,15 +11,18 @@ The flow, one folder for each process, or thing that travels:
     cli/       the `longtask` command
     local/     the stand-ins for the hosted services, and the process that runs them
 
-Four files are the ground of all: errors, settings, transport, and this one. Importing the package
-starts nothing and stays light: every name loads on first use.
+The files in the root are the ground that several of them stand on: errors, settings and what is
+wrong with them, transport, what is logged (stages, traces), recorded answers (cassettes). Importing
+the package starts nothing and stays light: every name loads on first use.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from longtask_kit.client.chat import Chat
     from longtask_kit.client.connect import connect
+    from longtask_kit.client.group import TaskGroup
     from longtask_kit.client.kit import Kit
     from longtask_kit.client.task import Task, TextDelta
     from longtask_kit.errors import (
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
         LocalStackError,
         LongTaskError,
         NonRetryableError,
+        QuotaError,
         RetryableError,
         SignatureError,
         StreamError,
@@ -35,24 +39,43 @@ if TYPE_CHECKING:
         SubmitError,
         TaskCancelledError,
         TaskFailedError,
+        TaskIncompleteError,
         TaskTimeoutError,
     )
     from longtask_kit.local.stack import LocalStack
     from longtask_kit.log.events import Cursor, TaskEvent, Usage
     from longtask_kit.server.app import create_app, create_router
+    from longtask_kit.server.handlers import (
+        DataEvent,
+        Delta,
+        Handler,
+        Outcome,
+        Progress,
+        TaskContext,
+        handler,
+    )
     from longtask_kit.settings import Settings
+    from longtask_kit.submit.content import image
     from longtask_kit.submit.spec import TaskSpec
+    from longtask_kit.widgets.output import TaskOutput
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Chat",
     "ConfigError",
     "Cursor",
+    "DataEvent",
+    "Delta",
+    "Handler",
     "Kit",
     "LocalStack",
     "LocalStackError",
     "LongTaskError",
     "NonRetryableError",
+    "Outcome",
+    "Progress",
+    "QuotaError",
     "RetryableError",
     "Settings",
     "SignatureError",
@@ -62,8 +85,12 @@ __all__ = [
     "SubmitError",
     "Task",
     "TaskCancelledError",
+    "TaskContext",
     "TaskEvent",
     "TaskFailedError",
+    "TaskGroup",
+    "TaskIncompleteError",
+    "TaskOutput",
     "TaskSpec",
     "TaskTimeoutError",
     "TextDelta",
@@ -71,21 +98,34 @@ __all__ = [
     "connect",
     "create_app",
     "create_router",
+    "handler",
+    "image",
 ]
 
 _MODULES = {
+    "Chat": "client.chat",
     "Cursor": "log.events",
+    "DataEvent": "server.handlers",
+    "Delta": "server.handlers",
+    "Handler": "server.handlers",
     "Kit": "client.kit",
     "LocalStack": "local.stack",
+    "Outcome": "server.handlers",
+    "Progress": "server.handlers",
     "Settings": "settings",
     "Task": "client.task",
+    "TaskContext": "server.handlers",
+    "TaskGroup": "client.group",
     "TaskEvent": "log.events",
+    "TaskOutput": "widgets.output",
     "TaskSpec": "submit.spec",
     "TextDelta": "client.task",
     "Usage": "log.events",
     "connect": "client.connect",
     "create_app": "server.app",
     "create_router": "server.app",
+    "handler": "server.handlers",
+    "image": "submit.content",
 }
 
 

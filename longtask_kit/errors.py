@@ -9,6 +9,7 @@ LongTaskError
 ├── TaskFailedError        the task ended without a result
 ├── TaskCancelledError     somebody cancelled the task
 ├── TaskTimeoutError       it still runs: wait longer, or attach later
+├── TaskIncompleteError    it completed, its answer did not: see `.finish_reason`
 ├── StreamError            the task may be fine, reading it is not
 │   ├── StreamSilentError  no service answered for too long: attach again
 │   └── StreamExpiredError unknown task, or its log is gone
@@ -25,7 +26,12 @@ that called them and are the `__cause__` of one of these.
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 
 class LongTaskError(Exception):
@@ -35,9 +41,34 @@ class LongTaskError(Exception):
         """Pickle by message and facts, since most constructors want keywords."""
         return _rebuild, (type(self), str(self), dict(self.__dict__))
 
+    def _render_traceback_(self) -> list[str]:
+        """Return the traceback as IPython shows it, up to the last line that is not ours.
+
+        IPython asks an error for it (InteractiveShell.showtraceback). The message says what went
+        wrong; which of our lines found it, and what a library below them said, helps nobody there.
+        """
+        renderer = sys.modules["IPython"].get_ipython().InteractiveTB  # who asks is there
+        cause, self.__cause__ = self.__cause__, None
+        is_quiet, self.__suppress_context__ = self.__suppress_context__, True
+        try:
+            lines: list[str] = renderer.structured_traceback(
+                type(self), self, _cut_ours(self.__traceback__), tb_offset=renderer.tb_offset
+            )
+        finally:
+            self.__cause__, self.__suppress_context__ = cause, is_quiet
+        return lines
+
 
 class ConfigError(LongTaskError):
-    """A setting is missing or wrong; the message names it and where to get it."""
+    """A setting is missing or wrong; the message names it and where to get it.
+
+    Attributes:
+        wrong: What is wrong with each of the settings, by its environment name.
+    """
+
+    def __init__(self, message: str, *, wrong: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.wrong = dict(wrong or {})
 
 
 class SubmitError(LongTaskError):
@@ -45,11 +76,22 @@ class SubmitError(LongTaskError):
 
     Attributes:
         task_id: The id the task would have had, or None when the input was refused before.
+        field: The value that was refused, as the message names it, or None.
+        meant: The one to give instead, as the message names it, or None.
     """
 
-    def __init__(self, message: str, *, task_id: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        task_id: str | None = None,
+        field: str | None = None,
+        meant: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.task_id = task_id
+        self.field = field
+        self.meant = meant
 
 
 class QuotaError(SubmitError):
@@ -108,6 +150,24 @@ class TaskTimeoutError(LongTaskError, TimeoutError):
     def __init__(self, message: str, *, task_id: str, partial_text: str = "") -> None:
         super().__init__(message)
         self.task_id = task_id
+        self.partial_text = partial_text
+
+
+class TaskIncompleteError(LongTaskError):
+    """The task completed, its answer did not: it was cut off, filtered, refused, or calls tools.
+
+    Attributes:
+        task_id: The task.
+        finish_reason: The model's own word: `length`, `content_filter`, `tool_calls`, `refusal`, …
+        partial_text: What it said.
+    """
+
+    def __init__(
+        self, message: str, *, task_id: str, finish_reason: str, partial_text: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.task_id = task_id
+        self.finish_reason = finish_reason
         self.partial_text = partial_text
 
 
@@ -187,6 +247,24 @@ def describe_foreign(exc: BaseException) -> str:
     return f"{name}: {str(exc)[:200]}" if str(exc) else name
 
 
+# The last two stand between ours, where a call waits for another thread.
+_OURS = ("longtask_kit.", "concurrent.futures.", "asyncio.")
+
+
+def _cut_ours(traceback: TracebackType | None) -> TracebackType | None:
+    """Return a traceback without the frames of this package that it ends with."""
+    frames: list[TracebackType] = []
+    while traceback is not None:
+        frames.append(traceback)
+        traceback = traceback.tb_next
+    while frames and frames[-1].tb_frame.f_globals.get("__name__", "").startswith(_OURS):
+        frames.pop()
+    cut: TracebackType | None = None
+    for frame in reversed(frames):
+        cut = TracebackType(cut, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
+    return cut
+
+
 def _rebuild(kind: type[LongTaskError], message: str, facts: dict[str, Any]) -> LongTaskError:
     error = kind.__new__(kind, message)
     error.args = (message,)
@@ -194,16 +272,36 @@ def _rebuild(kind: type[LongTaskError], message: str, facts: dict[str, Any]) -> 
     return error
 
 
+def ask_whether(name: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean 'demo'?)` for a name that is nearly one of those, else nothing."""
+    near = find_nearest(name, known)
+    return "" if near is None else f" (did you mean {near!r}?)"
+
+
+def find_nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return which of the names somebody may have meant, or None."""
+    from difflib import get_close_matches  # rarely needed
+
+    return next(iter(get_close_matches(name, [*known], 1)), None)
+
+
 _CURES = {
-    "invalid_api_key": "Check OPENAI_API_KEY where the webhook app runs, then retry.",
+    "invalid_api_key": (
+        "Check OPENAI_API_KEY where the webhook app runs, then retry; with the local stack, "
+        "correct it where you connect(), and submit again."
+    ),
+    "key_gone": "Give the key again by connect() in a kernel that has it, then retry.",
     "insufficient_quota": "The model service's account is empty: top it up, then retry.",
     "model_not_found": "Choose a model that the service offers.",
     "rate_limit_exceeded": "The model service is busy: retry later, or use another model.",
     "model_timeout": "The model was silent for too long: retry, or raise LONGTASK_MODEL_TIMEOUT_S.",
-    "model_connection": "The connection to the model broke: retry; check OPENAI_BASE_URL.",
+    "model_connection": "The connection to the model broke: retry once the service answers.",
+    "model_protocol": "What answers at OPENAI_BASE_URL gave no chat completion: check it, retry.",
+    "model_error": "The model service failed while it answered: retry, or use another model.",
     "retries_exhausted": "Every delivery failed: mend the cause above, then retry.",
-    "unknown_handler": "Name a handler that the webhook app was created with.",
+    "unknown_handler": "Or name a handler that the webhook app was created with.",
     "not_queued": "Check QSTASH_TOKEN and QSTASH_URL, or run `longtask doctor`; then submit again.",
+    "timeout": "Raise or leave out timeout_s and submit again; a retry has as long as it had.",
     "lost": "See that the queue can reach LONGTASK_BASE_URL (`longtask doctor`), then retry.",
     "config": "Set what is missing where the webhook app runs; `longtask doctor` names it.",
     "handler_error": "Mend the handler; its traceback is in the webhook app's log.",
@@ -211,6 +309,13 @@ _CURES = {
 
 
 _DEFAULT = "`longtask doctor` checks every setting and service; then retry."
+
+
+def add_cure(text: str | None, code: str | None) -> str:
+    """Return what went wrong with a task that failed, as a sentence, and what to do about that."""
+    text = (text or "It does not say why").rstrip()
+    text += "" if text[-1:] in tuple(".!?…:") else "."
+    return f"{text} {_CURES[code]}" if code in _CURES else text
 
 
 def find_cure(code: str | None) -> str:

@@ -13,6 +13,8 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from longtask_kit.errors import ConfigError
+from longtask_kit.stages import LogForm  # noqa: TC001 - pydantic reads it
+from longtask_kit.wrong_settings import explain_wrong
 
 WEBHOOK_PATH = "/api/qstash/webhook"
 FAILURE_PATH = "/api/qstash/failure"
@@ -46,8 +48,11 @@ class Settings(BaseSettings):
     | `lease_s` | s | an attempt that is silent for longer counts as dead | 15 |
     | `heartbeat_s` | s | a silent attempt renews its lease so often | 1 on loopback, else 5 |
     | `deadline_s` | s | a task to which nothing has happened for longer counts as lost | an hour |
+    | `max_duration_s` | s | the host ends a request, thus an attempt, after it | none said |
     | `model_timeout_s` | s | a model that is silent for longer fails the attempt | 120 |
     | `min_flush_interval_s` | s | least time between two writes | 0 on loopback, else 0.1 |
+    | `limit_hold_s` | s | a task waits in its app so long for a limit, longer in the queue | 20 |
+    | `limit_minute_s` | s | the minute of `rpm` and `tpm` | 60 |
     """
 
     model_config = SettingsConfigDict(
@@ -76,12 +81,17 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(
         None,
         validation_alias="LONGTASK_API_KEY",
-        description="When set, every /api/tasks call needs `Authorization: Bearer <key>`.",
+        description="When set, every call of the API needs `Authorization: Bearer <key>`.",
     )
     cors_origins: str = Field(
         "",
         validation_alias="LONGTASK_CORS_ORIGINS",
         description="Web origins whose pages may call create_app(), separated by commas.",
+    )
+    log: LogForm = Field(
+        "off",
+        validation_alias="LONGTASK_LOG",
+        description="Whether the kit writes its log to stderr by itself: off, text or json.",
     )
     dev: bool = Field(False, validation_alias="LONGTASK_DEV", description="Development mode.")
     model: str = Field(
@@ -108,6 +118,16 @@ class Settings(BaseSettings):
         gt=0,
         description="Longest silence of the model before the attempt fails as retryable.",
     )
+    max_duration_s: float | None = Field(
+        None,
+        validation_alias=AliasChoices("LONGTASK_MAX_DURATION_S", "VERCEL_FUNCTION_MAX_DURATION"),
+        gt=0,
+        le=86_400,
+        description=(
+            "The host ends a request after so long: shortly before, an attempt is handed on if it "
+            "can be continued, or else fails; unset: 14 minutes for those that can be."
+        ),
+    )
     deadline_s: float = Field(
         default_factory=lambda given: _find_deadline_s(given["retries"], given["lease_s"]),
         validation_alias="LONGTASK_DEADLINE_S",
@@ -126,6 +146,61 @@ class Settings(BaseSettings):
         description="Least time between two writes; unset: 0 on a loopback Redis, 0.1 elsewhere.",
     )
 
+    page_writes: bool = Field(
+        True,
+        validation_alias="LONGTASK_PAGE_WRITES",
+        description="Whether the page keeps tasks in the notebook it shows by writing into it.",
+    )
+    record: str | None = Field(
+        None,
+        validation_alias="LONGTASK_RECORD",
+        description="Cassette into which a kit records what it submits, as `kit.record()` does.",
+    )
+    replay: str | None = Field(
+        None,
+        validation_alias="LONGTASK_REPLAY",
+        description="Cassette that `connect()` replays, with the local stack; see README.",
+    )
+    replay_mode: str = Field(
+        "replay",
+        validation_alias="LONGTASK_REPLAY_MODE",
+        pattern="^(replay|extend|renew)$",
+        description="Who is asked: nobody, the model for what is missing, the model for all.",
+    )
+    replay_speed: float = Field(
+        1.0,
+        validation_alias="LONGTASK_REPLAY_SPEED",
+        ge=0,
+        le=1_000_000,
+        description="1 is the recorded pace, 2 twice as fast, 0 as fast as it goes.",
+    )
+    rpm: int = Field(
+        0,
+        validation_alias="LONGTASK_RPM",
+        ge=0,
+        description="Requests a minute to a model, of all apps and groups together; 0: no limit.",
+    )
+    tpm: int = Field(
+        0,
+        validation_alias="LONGTASK_TPM",
+        ge=0,
+        description="Tokens a minute to a model, of all apps and groups together; 0: no limit.",
+    )
+    limit_hold_s: float = Field(
+        20.0,
+        validation_alias="LONGTASK_LIMIT_HOLD_S",
+        ge=0,
+        le=600,
+        description="For longer than this a delivery waits for no limit: its task is handed on.",
+    )
+    limit_minute_s: float = Field(
+        60.0,
+        validation_alias="LONGTASK_LIMIT_MINUTE_S",
+        gt=0,
+        le=3600,
+        description="What these limits take for a minute; another one is for tests.",
+    )
+
     def __init__(self, **values: Any) -> None:  # noqa: ANN401 - pydantic-settings' own signature
         try:
             super().__init__(**values)
@@ -134,7 +209,10 @@ class Settings(BaseSettings):
                 f"The .env file is not UTF-8 ({exc.reason}); save it as UTF-8."
             ) from None
         except ValidationError as exc:
-            raise ConfigError(_explain(exc)) from None  # its text could quote a secret
+            wrong = dict(explain_wrong(exc, type(self).model_fields))
+            rows = "".join(f"\n  {name}: {text}" for name, text in wrong.items())
+            text = f"Wrong settings in the environment or .env:{rows}"
+            raise ConfigError(text, wrong=wrong) from None  # its own could quote a secret
 
     @field_validator(
         "qstash_token",
@@ -201,11 +279,14 @@ class Settings(BaseSettings):
         missing = [name for name in names if self.find(name) is None]
         if missing:
             rows = "\n".join(f"  {name}  ({WHERE.get(name, 'see README')})" for name in missing)
-            raise ConfigError(
-                f"Not set in the environment or .env:\n{rows}\n"
-                "Set them, or unset all Upstash variables to use the local stack; "
+            cure = (
+                "Set them; or, to try an app of yours on the local stack, run `longtask up` and "
+                "export what it prints."
+                if 1 < len(missing) == len(names)
+                else "Set them, or unset all Upstash variables to use the local stack; "
                 "`longtask doctor` checks every name."
             )
+            raise ConfigError(f"Not set in the environment or .env:\n{rows}\n{cure}")
         return self
 
     def find(self, name: str) -> str | SecretStr | None:
@@ -283,19 +364,3 @@ def _find_deadline_s(retries: int, lease_s: float) -> float:
 
 def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _explain(exc: ValidationError) -> str:
-    """Name each wrong setting by its environment name, without its value."""
-    rows = []
-    for error in exc.errors(include_input=False, include_url=False, include_context=False):
-        if error["type"] == "default_factory_not_called":
-            continue  # it needs a value that another row is about
-        name = str(error["loc"][0]) if error["loc"] else "settings"
-        known = Settings.model_fields.get(name)
-        alias = known.validation_alias if known is not None else None
-        if isinstance(alias, AliasChoices):
-            alias = str(alias.choices[0])
-        shown = alias if isinstance(alias, str) else name.upper()
-        rows.append(f"  {shown}: {error['msg'].removeprefix('Value error, ')}")
-    return "Wrong settings in the environment or .env:\n" + "\n".join(rows)

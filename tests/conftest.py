@@ -4,10 +4,12 @@ Also what a run says at its end: which tests it left to `pytest --all`, and what
 counted. With workers both are known to them alone, and are handed to the process that prints.
 """
 
+import contextlib
 import os
+import signal
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ os.environ["LONGTASK_HOME"] = _HOME.name
 for _name in [*os.environ]:
     if _name.startswith(("QSTASH_", "UPSTASH_", "OPENAI_")) or _name == "LONGTASK_BASE_URL":
         del os.environ[_name]
+os.environ["LONGTASK_MODEL"] = "demo"  # a .env may have a key: it is not spent either
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,11 +36,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=("once", "short", "full"),
         help="how many kills; short with --all, else once",
     )
+    parser.addoption(
+        "--rounds",
+        type=int,
+        default=1,
+        help="of tests/browser/test_survives.py, lessons/test_share.py",
+    )
     parser.addoption("--all", action="store_true", help="also what is marked as thorough")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose the form of the chaos tests."""
+    """Choose the form of the chaos tests; take SIGINT, also in the background of a shell."""
+    # There it is ignored, also by what a test starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.chaos is None:
         config.option.chaos = "short" if config.option.all else "once"
 
@@ -58,7 +69,8 @@ def _choose_turn(item: pytest.Item) -> int:
     """Put the browser last: playwright keeps an event loop running in its thread as it lives."""
     if "tests/browser/" not in item.path.as_posix():
         return 0
-    return 1 if item.path.stem == "test_panel" else 2  # the longest first, or a worker idles
+    longest = ["test_survives", "test_panel", "test_card"]  # first, or a worker idles at the end
+    return 1 + (longest.index(item.path.stem) if item.path.stem in longest else len(longest))
 
 
 def _find_folder(item: pytest.Item) -> str:
@@ -93,13 +105,28 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def _find_figures(terminalreporter: pytest.TerminalReporter) -> list[tuple[str, str]]:
-    """Return what `figures` of tests/chaos recorded, in the order in which the tests ended."""
+    """Return what `figures` recorded, in the order in which the tests ended."""
     return [
         value
         for report in terminalreporter.stats.get("passed", [])
         for name, value in getattr(report, "user_properties", ())
         if name == "chaos" and report.when == "call"
     ]
+
+
+@contextlib.contextmanager
+def open_home() -> Iterator[Path]:
+    """Have another home meanwhile; a shared stack in it is stopped at the end."""
+    with tempfile.TemporaryDirectory(prefix="lt-", dir="/tmp") as folder:
+        before = os.environ["LONGTASK_HOME"]
+        os.environ["LONGTASK_HOME"] = folder
+        try:
+            yield Path(folder)
+        finally:
+            running = lt.LocalStack.find()
+            if running is not None:
+                running.stop()
+            os.environ["LONGTASK_HOME"] = before
 
 
 @pytest.fixture(scope="session")
@@ -128,13 +155,26 @@ def kit(settings: lt.Settings) -> Iterator[lt.Kit]:
 @pytest.fixture
 def home() -> Iterator[Path]:
     """A home of its own for a test that starts the shared stack, which is stopped after it."""
-    with tempfile.TemporaryDirectory(prefix="lt-", dir="/tmp") as folder:
-        before = os.environ["LONGTASK_HOME"]
-        os.environ["LONGTASK_HOME"] = folder
-        try:
-            yield Path(folder)
-        finally:
-            running = lt.LocalStack.find()
-            if running is not None:
-                running.stop()
-            os.environ["LONGTASK_HOME"] = before
+    with open_home() as folder:
+        yield folder
+
+
+@pytest.fixture
+def scale(request: pytest.FixtureRequest) -> Callable[..., int]:
+    """Choose a number by the form of the run: `scale(short=10, full=200)`; once is a quarter."""
+    form = request.config.getoption("--chaos")
+
+    def choose(*, short: int, full: int) -> int:
+        return {"once": max(1, short // 4), "short": short, "full": full}[form]
+
+    return choose
+
+
+@pytest.fixture
+def figures(record_property: Callable[[str, object], None]) -> Callable[[str, str], None]:
+    """Record a scenario's line of figures: `figures("scenario", "what was counted")`."""
+
+    def record(scenario: str, counted: str) -> None:
+        record_property("chaos", (scenario, counted))  # so that it gets out of a worker
+
+    return record

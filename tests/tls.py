@@ -15,8 +15,10 @@ def terminate_tls(target_port: int, ca: trustme.CA) -> Iterator[int]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert("127.0.0.1", "localhost").configure_cert(context)
     loop = asyncio.new_event_loop()
+    outer: set[asyncio.StreamWriter] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        outer.add(writer)
         with contextlib.suppress(OSError):
             inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", target_port)
             await asyncio.gather(_pump(reader, inner_writer), _pump(inner_reader, writer))
@@ -36,6 +38,9 @@ def terminate_tls(target_port: int, ca: trustme.CA) -> Iterator[int]:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        for writer in outer:  # a peer that keeps its connection would be waited for
+            writer.transport.abort()
+        await asyncio.sleep(0)  # what closes their sockets
 
     asyncio.run_coroutine_threadsafe(stop(), loop).result(5)
     loop.call_soon_threadsafe(loop.stop)

@@ -8,13 +8,15 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from longtask_kit.cli.console import MaxTokensOption, OwnConsole, connect_quietly, tell
+from longtask_kit.client.options import read_spec
+
 if TYPE_CHECKING:
-    from longtask_kit.cli.meter import Meter, Report
+    from longtask_kit.cli.meter import Report
 
 BENCH_HELP = (
     "Measure your services: time to first token, tokens/s, delay, cost, and what limits them.\n\n"
@@ -34,39 +36,32 @@ def bench(
     *,
     tasks: Annotated[int, typer.Option(min=1, max=1000, help="How many tasks.")] = 5,
     at_once: Annotated[int, typer.Option(min=1, max=1000, help="So many at a time.")] = 1,
-    model: Annotated[str | None, typer.Option(help="Model name; default LONGTASK_MODEL.")] = None,
-    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 200,
+    model: Annotated[
+        str | None, typer.Option(help="Model name; default LONGTASK_MODEL, or your key's.")
+    ] = None,
+    max_tokens: MaxTokensOption = "200",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Measure your own services; see `BENCH_HELP`."""
-    console = Console(stderr=True)
-    with console.status("connecting …"):
-        meter = _open_meter()
+    # Before anything is started: a wrong value needs no service to be told.
+    spec = read_spec(prompt=prompt, model=model, max_tokens=max_tokens)
+    from longtask_kit.cli.meter import Meter
+    from longtask_kit.client.task import submit_spec
+
+    with connect_quietly(say_where=not as_json, asks=True, model=model) as kit:
+        assert kit.settings is not None  # noqa: S101 - it was connected without a URL
+        meter = Meter(kit.settings, kit.description, kit._door.aim)
+    console = OwnConsole(stderr=True)
     columns = TextColumn("tasks"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with meter.kit as kit, Progress(*columns, console=console, transient=True) as bar:
-        if not as_json:
-            console.print(Text(f"longtask_kit: {kit.description}", style="dim"), soft_wrap=True)
+    with meter.kit, Progress(*columns, console=console, transient=True) as bar:
         row = bar.add_task("", total=tasks)
         report = meter.run(
-            lambda kit: kit.submit(prompt, model=model, max_tokens=max_tokens),
+            lambda kit: submit_spec(kit._door, spec),
             tasks=tasks,
             at_once=at_once,
             advance=lambda: bar.advance(row),
         )
     _print(report, as_json=as_json)
-
-
-def _open_meter() -> Meter:
-    from longtask_kit.cli.meter import Meter
-    from longtask_kit.client.connect import describe, is_hosted
-    from longtask_kit.local.stack import LocalStack
-    from longtask_kit.settings import CLIENT_NAMES, Settings
-
-    settings = Settings()
-    if is_hosted(settings):
-        settings.require(*CLIENT_NAMES)
-        return Meter(settings, describe(settings))
-    return Meter(LocalStack.join_or_start().settings, LocalStack.DESCRIPTION)
 
 
 def _print(report: Report, *, as_json: bool) -> None:
@@ -79,9 +74,8 @@ def _print(report: Report, *, as_json: bool) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in _describe(report):
         table.add_row(Text(name, style="dim"), Text(value))
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(Text(f"\n{limit}"), soft_wrap=True)
+    OwnConsole(highlight=False).print(table)
+    tell(f"\n{limit}")
 
 
 def _describe(report: Report) -> list[tuple[str, str]]:

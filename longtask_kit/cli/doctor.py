@@ -2,159 +2,87 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-from urllib.parse import urlsplit
+import os
+from typing import TYPE_CHECKING, Any
 
-import httpx
+from pydantic import SecretStr
+from pydantic_settings import DotEnvSettingsSource
 
-from longtask_kit.errors import ConfigError, LongTaskError
-from longtask_kit.log.store import Store
-from longtask_kit.settings import (
-    SERVER_NAMES,
-    WHERE,
-    Settings,
-    is_loopback,
-    secret,
-)
-from longtask_kit.submit.queue import Queue
-from longtask_kit.transport import TRANSPORT_ERRORS, open_client
+from longtask_kit.cli.doctor_names import Finding, examine_names, examine_place
+from longtask_kit.client import health
+from longtask_kit.errors import ConfigError
+from longtask_kit.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Collection, Iterable, Sequence
 
-Verdict = Literal["ok", "fails", "note"]
+    from longtask_kit.local.stack import LocalStack
+
+_SERVICES = [health.REDIS, health.QUEUE, health.KEYS, health.WEBHOOK]
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One row: what was checked, how it is, and what to do about it."""
-
-    subject: str
-    verdict: Verdict
-    detail: str
+def list_names() -> list[str]:
+    """Return the names that are set in the environment or `.env`."""
+    try:
+        return [*os.environ, *(name.upper() for name in DotEnvSettingsSource(Settings).env_vars)]
+    except UnicodeDecodeError:
+        return [*os.environ]  # the settings say what is wrong with that file
 
 
 async def examine(settings: Settings) -> list[Finding]:
     """Check names first, then the services that can be called with what is set."""
-    findings = list(_examine_names(settings))
+    findings = list(examine_names(settings))
     missing = {finding.subject for finding in findings if finding.verdict == "fails"}
-    checks: list[tuple[str, set[str], Callable[[Settings], Awaitable[str]]]] = [
-        ("Redis answers", {"UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"}, _ask_redis),
-        ("QStash answers", {"QSTASH_TOKEN", "LONGTASK_BASE_URL"}, _ask_queue),
-        ("signing keys match", {"QSTASH_TOKEN", "QSTASH_CURRENT_SIGNING_KEY"}, _compare_keys),
-        ("model answers", {"OPENAI_API_KEY"}, _ask_model),
-        ("webhook answers", {"LONGTASK_BASE_URL"}, _ask_webhook),
-    ]
-    for subject, needs, ask in checks:
-        if needs & missing:
-            findings.append(Finding(subject, "note", "not asked: a name above is missing"))
+    checks = [*_SERVICES[:-1], health.MODEL, _SERVICES[-1]]
+    return findings + await _ask_all(settings, checks, missing=missing)
+
+
+async def examine_local(settings: Settings, stack: LocalStack) -> list[Finding]:
+    """Say which part comes from the environment and which from the local stack; ask all of it.
+
+    Args:
+        settings: Of the environment, in which no service is named.
+        stack: The local stack.
+    """
+    from longtask_kit.client.connect import describe_local, find_own_service
+
+    fields = [name for name in settings.model_fields_set if getattr(settings, name) is not None]
+    findings = examine_place(_find_names(fields), stack.environment, describe_local(settings))
+    findings += await _ask_all(stack.settings, _SERVICES)
+    try:
+        endpoint, model = find_own_service(settings)
+    except ConfigError as exc:
+        return [*findings, Finding("model answers", "fails", str(exc))]
+    used = stack.settings
+    if endpoint is not None:
+        own: dict[str, Any] = {"openai_base_url": endpoint.url, "model": model}
+        used = used.model_copy(update=own | {"openai_api_key": SecretStr(endpoint.key)})
+    return findings + await _ask_all(used, [health.MODEL])
+
+
+async def _ask_all(
+    settings: Settings, checks: Sequence[health.Check], *, missing: Collection[str] = ()
+) -> list[Finding]:
+    findings = []
+    for check in checks:
+        if check.needs.intersection(missing):
+            note = "not asked: a name above is missing or wrong"
+            findings.append(Finding(check.subject, "note", note))
             continue
-        began = time.perf_counter()
-        try:
-            detail = await ask(settings)
-        except LongTaskError as exc:
-            findings.append(Finding(subject, "fails", str(exc)))
+        found = await health.examine(check.subject, check.ask(settings))
+        if found.is_well:
+            detail = f"{found.detail} in {found.latency_ms:.0f} ms"
+            findings.append(Finding(check.subject, "ok", detail))
         else:
-            spent_ms = (time.perf_counter() - began) * 1000
-            findings.append(Finding(subject, "ok", f"{detail} in {spent_ms:.0f} ms"))
+            findings.append(Finding(check.subject, "fails", found.detail))
     return findings
 
 
-def _examine_names(settings: Settings) -> Iterator[Finding]:
-    for name in SERVER_NAMES:
-        value = settings.find(name)
-        if value is None:
-            yield Finding(name, "fails", f"not set: get it from {WHERE[name]}")
-        else:
-            shown = urlsplit(value).netloc if isinstance(value, str) else "set"
-            yield Finding(name, "ok", shown)
-    if not is_loopback(settings.qstash_url) and is_loopback(settings.base_url):
-        yield Finding(
-            "LONGTASK_BASE_URL",
-            "fails",
-            "on this machine, where hosted QStash can't reach it: use a tunnel or a deployment",
-        )
-    yield Finding("LONGTASK_MODEL", "note", settings.model)
-    guard = "set" if settings.api_key else "not set: /api/tasks is open to whoever reaches the app"
-    yield Finding("LONGTASK_API_KEY", "note", guard)
-
-
-async def _ask_redis(settings: Settings) -> str:
-    store = Store.open(settings)
-    try:
-        await store.ping()
-    finally:
-        await store.aclose()
-    return "PONG"
-
-
-async def _ask_queue(settings: Settings) -> str:
-    await _read_signing_keys(settings)
-    return "it takes the token"
-
-
-async def _read_signing_keys(settings: Settings) -> tuple[str, str]:
-    queue = Queue.open(settings)
-    try:
-        return await queue.read_signing_keys()
-    finally:
-        await queue.aclose()
-
-
-async def _compare_keys(settings: Settings) -> str:
-    current, following = await _read_signing_keys(settings)
-    ours = secret(settings.qstash_current_signing_key), secret(settings.qstash_next_signing_key)
-    if current not in ours:
-        raise ConfigError(
-            "QStash signs with another key: it was rotated, or belongs to another account. "
-            f"Copy both keys again from {WHERE['QSTASH_CURRENT_SIGNING_KEY']}."
-        )
-    return "current and next" if ours == (current, following) else "current; the next one differs"
-
-
-async def _ask_model(settings: Settings) -> str:
-    base_url = settings.openai_base_url or "https://api.openai.com/v1"
-    headers = {"Authorization": f"Bearer {secret(settings.openai_api_key)}"}
-    answer = await _get(f"{base_url}/models", "OPENAI_BASE_URL", headers)
-    if answer.status_code in (401, 403):
-        raise ConfigError(f"{urlsplit(base_url).netloc} refused the key: check OPENAI_API_KEY.")
-    if answer.status_code != 200:
-        raise ConfigError(
-            f"{base_url}/models answered {answer.status_code}: check OPENAI_BASE_URL."
-        )
-    try:
-        names = {model["id"] for model in answer.json()["data"]}
-    except (ValueError, KeyError, TypeError):
-        return "it takes the key"
-    if settings.model not in names:
-        raise ConfigError(f"It takes the key but has no model {settings.model!r}: LONGTASK_MODEL.")
-    return f"it takes the key and has {settings.model}"
-
-
-async def _ask_webhook(settings: Settings) -> str:
-    answer = await _get(f"{settings.base_url}/api/health", "LONGTASK_BASE_URL", {})
-    try:
-        body = answer.json()
-        status, services = body["status"], body["services"]
-    except (ValueError, KeyError, TypeError):
-        raise ConfigError(
-            f"{settings.base_url}/api/health answered {answer.status_code}, not our webhook app: "
-            "is the app deployed there, and does LONGTASK_BASE_URL end with its mount prefix?"
-        ) from None
-    if status != "ok":
-        silent = ", ".join(name for name, answers in services.items() if not answers)
-        raise ConfigError(f"It is up, but does not reach {silent}: check its own environment.")
-    return "it is up and reaches its services"
-
-
-async def _get(url: str, name: str, headers: dict[str, str]) -> httpx.Response:
-    try:
-        async with open_client(url, timeout=10.0) as client:
-            return await client.get(url, headers=headers)
-    except (*TRANSPORT_ERRORS, httpx.InvalidURL) as exc:
-        raise ConfigError(
-            f"{urlsplit(url).netloc} is not reachable ({type(exc).__name__}): check {name}, and "
-            "whether it is up."
-        ) from exc
+def _find_names(fields: Iterable[str]) -> list[str]:
+    """Return what the environment calls these settings, and the variables beside them."""
+    aliases = [Settings.model_fields[name].validation_alias for name in fields]
+    names = [
+        alias if isinstance(alias, str) else name.upper()
+        for name, alias in zip(fields, aliases, strict=True)
+    ]
+    return [*names, *(name for name, value in os.environ.items() if value)]

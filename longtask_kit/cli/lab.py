@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 from pydantic import AliasChoices, SecretStr
 
+from longtask_kit.cli.console import tell
 from longtask_kit.client.connect import is_hosted
 from longtask_kit.errors import ConfigError
 from longtask_kit.local.redis.valkey import die_with_parent
-from longtask_kit.server.serve import bind
+from longtask_kit.server.serve import bind, find_url
 from longtask_kit.settings import Settings, secret
 
 if TYPE_CHECKING:
@@ -32,6 +33,11 @@ _COPIED = ".longtask-copied.json"
 _SOURCE_LINK = re.compile(rb"\]\(\.\./longtask_kit/([\w./]+)\)")
 # Not `longtask_kit`: a kernel in the lessons' folder would import that one.
 _SOURCES = "source"
+# Of JupyterLab's: the page needs no others, and some that are installed can't be loaded by Voila.
+_EXTENSIONS = (
+    *("@voila-dashboards/widgets-manager8", "@jupyter-widgets/jupyterlab-manager"),
+    "anywidget",
+)
 _STOP_TIMEOUT_S = 15.0  # a server waits up to 5 s for each of its kernels
 
 
@@ -52,7 +58,7 @@ def _find_first(lessons: list[Path]) -> list[Path]:
 
 
 def copy_lessons(lessons: Iterable[Path], folder: Path) -> list[str]:
-    """Copy lessons, the `images/` beside them, and the modules that they link to, as `source/`.
+    """Copy lessons, `images/` and cassettes beside them, and the modules that they link to.
 
     Never over a file that the user changed.
 
@@ -88,6 +94,7 @@ def _read_files(lessons: Iterable[Path]) -> dict[str, bytes]:
         files |= {f"{_SOURCES}/{name}": (_PACKAGE / name).read_bytes() for name in sorted(linked)}
         images = (path for path in (lesson.parent / "images").glob("*") if path.is_file())
         files |= {f"images/{image.name}": image.read_bytes() for image in images}
+        files |= {tape.name: tape.read_bytes() for tape in lesson.parent.glob("*.jsonl")}
     return files
 
 
@@ -116,8 +123,8 @@ def open_lab(folder: Path, *, port: int, browser: bool) -> int:
     lessons = find_lessons()
     kept = copy_lessons(lessons, folder)
     if kept:
-        sys.stderr.write(f"kept as you changed them: {', '.join(kept)}\n")
-    environment = make_environment(Settings())
+        tell(f"kept as you changed them: {', '.join(kept)}", err=True)
+    environment = make_lab_environment(Settings())
     _start_stack()
     first = [f"--LabApp.default_url=/lab/tree/{path.name}" for path in _find_first(lessons)]
     return _run(
@@ -133,22 +140,24 @@ def open_lab(folder: Path, *, port: int, browser: bool) -> int:
 
 
 def open_app(*, host: str, port: int, browser: bool) -> int:
-    """Serve the panel as a web page until Ctrl-C; returns its exit code.
+    """Serve panel and dashboard as web pages until Ctrl-C; returns its exit code.
 
     Raises:
         ConfigError: Voila is not installed, or the port is in use.
         LocalStackError: The local stack could not start.
     """
     _require("voila", "app")
-    bind(host, port).close()  # a busy one is refused: Voila would take another than we name
+    with bind(host, port) as listener:  # a busy one is refused: Voila would take another
+        url = find_url(listener, host)
     environment = make_environment(Settings())
     _start_stack()
-    sys.stderr.write(f"the panel is at http://{host}:{port}\n")
+    tell(f"the panel is at {url}, the dashboard at {url}/?view=dashboard", err=True)
     return _run(
         [
             *("-m", "voila", str(_PAGE), f"--Voila.ip={host}"),
             *(f"--port={port}", "--Voila.port_retries=0"),
             *("--VoilaConfiguration.strip_sources=True", "--template=longtask"),
+            *(f"--VoilaConfiguration.extension_allowlist={name}" for name in _EXTENSIONS),
             *([] if browser else ["--no-browser"]),
         ],
         environment | _put_first("JUPYTER_PATH"),
@@ -173,6 +182,12 @@ def make_environment(settings: Settings) -> dict[str, str]:
         text = secret(value) if isinstance(value, SecretStr) else str(value)
         environment[_find_variable(name)] = text
     return environment
+
+
+def make_lab_environment(settings: Settings) -> dict[str, str]:
+    """Return the same for the lessons' kernels: nobody's key is spent by reading."""
+    environment = make_environment(settings)
+    return environment if is_hosted(settings) else environment | {"LONGTASK_MODEL": "demo"}
 
 
 def _find_variable(name: str) -> str:

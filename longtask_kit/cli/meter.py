@@ -14,11 +14,13 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from longtask_kit.client.door import Door, ServiceBackend
+from longtask_kit.client.backend import ServiceBackend
+from longtask_kit.client.door import Door
 from longtask_kit.client.kit import Kit
+from longtask_kit.client.own_model import Aim
 from longtask_kit.errors import LongTaskError
+from longtask_kit.log.many import ManyStore
 from longtask_kit.log.redis import RedisClient
-from longtask_kit.log.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -194,16 +196,18 @@ class Meter:
     Args:
         settings: Of the services to measure.
         description: What the kit says that they are.
+        aim: Which model is asked, and where; None is the app's.
     """
 
-    def __init__(self, settings: Settings, description: str) -> None:
+    def __init__(self, settings: Settings, description: str, aim: Aim | None = None) -> None:
         self._settings = settings
-        self.kit = Kit(Door(self._open_backend, settings=settings), description)
+        door = Door(self._open_backend, settings=settings, aim=aim or Aim())
+        self.kit = Kit(door, description)
 
     def _open_backend(self) -> ServiceBackend:
         settings = self._settings
         self._redis = CountingRedis(settings)
-        store = Store(self._redis, ttl_s=settings.ttl_s, lease_s=settings.lease_s)
+        store = ManyStore(self._redis, ttl_s=settings.ttl_s, lease_s=settings.lease_s)
         return ServiceBackend(settings, store)
 
     def run(

@@ -14,11 +14,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from longtask_kit.cli.console import JsonOption  # noqa: TC001 - typer reads the annotations
+from longtask_kit.cli.console import JsonOption, tell
 from longtask_kit.errors import LocalStackError
 from longtask_kit.local.model import installed
 from longtask_kit.log.text import make_printable
-from longtask_kit.settings import DEMO_LABEL
 
 model_app = typer.Typer(
     help="Install a small real model that runs on this computer, without a key.",
@@ -46,24 +45,11 @@ def install(
     else:
         model_name = installed.SMOLLM2_NAME
         target, is_new = _install_pinned()
-        sys.stdout.write(
-            f"{model_name} is {'installed' if is_new else 'installed already'}: {target}\n"
-        )
-        sys.stdout.write(f"{installed.SMOLLM2_LABEL}\n")
+        tell(f"{model_name} is {'installed' if is_new else 'installed already'}: {target}")
+        tell(installed.SMOLLM2_LABEL)
     if importlib.util.find_spec("xllamacpp") is None:
         sys.stdout.write('It still needs what runs it: pip install "longtask_kit[llm]"\n')
     sys.stdout.write(f'Try it: longtask run --model {model_name} "What is a message queue?"\n')
-
-
-def describe_place(description: str, model: str | None) -> str:
-    """Return where tasks go, with what is to be said of the model that is asked for.
-
-    Args:
-        description: A kit's; of the local stack, it says that its demo model is scripted.
-        model: The name asked for; None is the default.
-    """
-    found = installed.find_installed(model) if model else None
-    return description.replace(DEMO_LABEL, found.about) if found else description
 
 
 def _install_pinned() -> tuple[Path, bool]:

@@ -143,6 +143,7 @@ def _make_stable(notebook: Any, patterns: Sequence[tuple[re.Pattern[str], str]])
                         holder[name] = _sanitize(value, patterns)
             # A view names a model of a kernel that is gone; its text stays.
             output.get("data", {}).pop(_WIDGET_VIEW, None)
+            output.get("metadata", {}).pop("longtask", None)
 
 
 def _sanitize(text: str, patterns: Sequence[tuple[re.Pattern[str], str]]) -> str:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from longtask_kit.cli.console import JsonOption  # noqa: TC001 - typer reads the annotations
+from longtask_kit.cli.console import JsonOption, OwnConsole
+from longtask_kit.cli.table import print_table
+from longtask_kit.client.terminal import print_json_line
 from longtask_kit.errors import ConfigError, LongTaskError
-from longtask_kit.log.text import make_printable, to_json_line
+from longtask_kit.log.keys import is_task_id
+from longtask_kit.log.text import make_printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     import httpx
 
@@ -28,6 +33,11 @@ queue_app = typer.Typer(
 )
 
 _TIMEOUT_S = 30.0
+# upstash.com/docs/qstash/howto/debug-logs
+_STATES = (
+    *("CREATED", "ACTIVE", "RETRY", "ERROR", "IN_PROGRESS", "DELIVERED", "FAILED"),
+    *("CANCEL_REQUESTED", "CANCELLED"),
+)
 _STATE_STYLES = {"DELIVERED": "green", "FAILED": "red", "ERROR": "red", "RETRY": "yellow"}
 _MessageArgument = Annotated[
     str, typer.Argument(metavar="ID", help="A message id (msg_…) or a dead letter's (<ms>-<n>).")
@@ -45,6 +55,9 @@ def list_messages(
     as_json: JsonOption = False,
 ) -> None:
     """List the latest messages with their state and reason, the dead letters, the queues."""
+    if state is not None and state.upper() not in _STATES:
+        raise ConfigError(f"--state is {state[:40]!r}: expected one of {', '.join(_STATES)}.")
+    state = state and state.upper()
     with _open_queue() as client:
         events = _ask(client, "GET", "/v2/events", count="1000")["events"]
         dead = _ask(client, "GET", "/v2/dlq", count="100")["messages"]
@@ -53,13 +66,18 @@ def list_messages(
     if as_json:
         for kind, items in (("message", latest), ("deadLetter", dead), ("queue", queues)):
             for item in items:
-                sys.stdout.write(to_json_line({"kind": kind} | item))
+                print_json_line({"kind": kind} | item)
         return
-    console = Console()
-    console.print(_messages_table(latest) if latest else Text("no messages yet", style="dim"))
+    console = OwnConsole(highlight=False)
+    if latest:
+        _print_messages(console, latest)
+    else:
+        console.print(Text("no messages yet", style="dim"))
     if dead:
         console.print(Text("\ndead letters (longtask queue retry ID sends one again)"))
-        console.print(_dead_letters_table(dead))
+        # The local queue's dead letters come without a body; their events have it.
+        tasks = {event["messageId"]: find_task_id(event) for event in events}
+        _print_dead_letters(console, dead, tasks)
     if queues:
         console.print(Text("\nqueues"))
         console.print(_queues_table(queues))
@@ -80,7 +98,7 @@ def show(message_id: _MessageArgument, *, as_json: JsonOption = False) -> None:
         facts = dead or events[0]
     events.reverse()
     if as_json:
-        sys.stdout.write(to_json_line({"message": facts, "events": events}))
+        print_json_line({"message": facts, "events": events})
         return
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in describe_facts(facts):
@@ -159,27 +177,46 @@ def describe_facts(facts: dict[str, Any]) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in shown if value not in (None, "")]
 
 
-def _messages_table(events: Iterable[dict[str, Any]]) -> Table:
-    table = _table("time", "state", "message", "to")
-    table.add_column("reason", overflow="fold", ratio=1)
-    for event in events:
-        table.add_row(
+def find_task_id(facts: dict[str, Any]) -> str:
+    """Return the task that a message is about, or its failure callback; empty if none."""
+    try:
+        body = json.loads(base64.b64decode(facts["body"]))
+        if "sourceBody" in body:
+            body = json.loads(base64.b64decode(body["sourceBody"]))
+        task_id = str(body["taskId"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return task_id if is_task_id(task_id) else ""
+
+
+def _print_messages(console: Console, events: Iterable[dict[str, Any]]) -> None:
+    rows = [
+        (
             _time(event["time"]),
             _state(event["state"]),
             event["messageId"],
-            _shown(event["url"]),
+            find_task_id(event),
+            _path(event["url"]),
             _shown(_reason(event)),
         )
-    return table
+        for event in events
+    ]
+    print_table(console, ("time", "state", "message", "task", "to", "reason"), rows)
 
 
-def _dead_letters_table(dead: Iterable[dict[str, Any]]) -> Table:
-    table = _table("dead letter", "to")
-    table.add_column("reason", overflow="fold", ratio=1)
-    for letter in dead:
-        reason = letter.get("error") or f"status {letter.get('responseStatus')}"
-        table.add_row(letter["dlqId"], _shown(letter["url"]), _shown(reason))
-    return table
+def _print_dead_letters(
+    console: Console, dead: Iterable[dict[str, Any]], tasks: Mapping[str, str]
+) -> None:
+    rows = [
+        (
+            letter["dlqId"],
+            find_task_id(letter) or tasks.get(letter["messageId"], ""),
+            _path(letter["url"]),
+            _shown(letter.get("error") or f"status {letter.get('responseStatus')}"),
+        )
+        for letter in dead
+    ]
+    print_table(console, ("dead letter", "task", "to", "reason"), rows)
 
 
 def _queues_table(queues: Iterable[dict[str, Any]]) -> Table:
@@ -216,6 +253,10 @@ def _shown(text: str) -> Text:
     return Text(make_printable(" ".join(text.split())))
 
 
+def _path(url: str) -> Text:
+    return _shown(urlsplit(url).path or url)
+
+
 def _state(state: str) -> Text:
     return Text(state, style=_STATE_STYLES.get(state, ""))
 
@@ -230,7 +271,8 @@ def _open_queue() -> httpx.Client:
 
     from longtask_kit.client.connect import is_hosted
     from longtask_kit.local.stack import LocalStack
-    from longtask_kit.settings import Settings, is_loopback
+    from longtask_kit.settings import Settings
+    from longtask_kit.transport import make_connection_options
 
     settings = Settings()
     if not is_hosted(settings):
@@ -241,7 +283,7 @@ def _open_queue() -> httpx.Client:
         base_url=settings.qstash_url,
         headers={"Authorization": f"Bearer {settings.qstash_token.get_secret_value()}"},
         timeout=_TIMEOUT_S,
-        trust_env=not is_loopback(settings.qstash_url),  # a proxy does not know this machine
+        **make_connection_options(settings.qstash_url),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from longtask_kit.cli.console import JsonOption  # noqa: TC001 - typer reads the annotations
+from longtask_kit.cli.console import JsonOption, tell
 
 _DataOption = Annotated[
     Path | None, typer.Option("--data", help="Folder of the stack's data; one stack a folder.")
@@ -83,11 +83,12 @@ def _announce_exports(environment: dict[str, str]) -> None:
     for name, value in environment.items():
         sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
     sys.stdout.flush()
-    sys.stderr.write(
+    tell(
         "\nThe local stack is up. Paste the lines above into another shell, or just use "
         "longtask and notebooks: they join it.\n"
         f"Webhook app: {environment['LONGTASK_BASE_URL']}/docs   Ctrl-C ends it.\n"
-        f"{DEMO_LABEL}\n"
+        f"{DEMO_LABEL}",
+        err=True,
     )
 
 

@@ -11,19 +11,23 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from longtask_kit.errors import ConfigError, LongTaskError, StreamError
+from longtask_kit.client.door import explain_end
+from longtask_kit.errors import ConfigError
 from longtask_kit.log.subscribe import follow
 from longtask_kit.log.transcript import Transcript
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+    from concurrent.futures import Future
 
     from longtask_kit.client.door import Door
+    from longtask_kit.errors import LongTaskError
     from longtask_kit.log.events import TaskEvent
 
 logger = logging.getLogger(__name__)
 
 _Seen = TypeVar("_Seen")
+_TELL_S = 5.0  # an observer that takes longer than this holds up nobody else
 _TICK_S = 0.1  # ipykernel delivers an Interrupt only between two steps of a waiting coroutine
 
 
@@ -83,12 +87,30 @@ class Feed:
         self._door = door
         self._events: list[TaskEvent] = []
         self._changed = threading.Condition()
-        self._listeners: set[Callable[[FeedState], None]] = set()
+        self._listeners: dict[Callable[[FeedState], None], None] = {}  # in the order they came
+        self._bells: set[Callable[[], None]] = set()  # of event loops that wait
+        self._told_by = 0.0  # until then, on the monotonic clock, the end is being told
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come, and whoever draws has drawn it.
+
+        So a cell that awaits the task ends with its output in place. Who is called to draw or to
+        observe need not wait for himself, and nobody waits for long.
+        """
+        if not self.state.is_over:
+            return False
+        return self._told_by <= time.monotonic() or self._door.is_on_listener_thread
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing has come yet."""
         return not self._events
+
+    def list_events(self) -> list[TaskEvent]:
+        """Return the events so far."""
+        with self._changed:
+            return self._events.copy()
 
     def follow(self) -> None:
         """Have the background thread take events in, unless it does or did.
@@ -112,29 +134,19 @@ class Feed:
                 return
             self.state, self.error = state, None
             try:
-                self._door.start(self._take_events())
+                taking = self._door.start(self._take_events())
             except ConfigError:
                 self.state = before
                 raise
+        # Not a `finally` of its own: a kit that is closed in this moment never begins it.
+        taking.add_done_callback(self._end)
 
     async def _take_events(self) -> None:
-        error: LongTaskError | None = None
-        try:
-            after = self.transcript.cursor
-            events = follow(self._door.backend.source, self._task_id, after=after)
-            async with contextlib.aclosing(events):  # type: ignore[type-var]
-                async for event in events:
-                    self._take(event)
-        except LongTaskError as exc:
-            error = exc
-        except BaseException as exc:  # the kit was closed, or worse: never pass for a whole text
-            error = StreamError(
-                f"Following {self._task_id} stopped ({type(exc).__name__}); attach again.",
-                task_id=self._task_id,
-            )
-            raise
-        finally:
-            self._stop(error)
+        after = self.transcript.cursor
+        events = follow(self._door.backend.source, self._task_id, after=after)
+        async with contextlib.aclosing(events):  # type: ignore[type-var]
+            async for event in events:
+                self._take(event)
 
     def _take(self, event: TaskEvent) -> None:
         """Add an event and wake whoever waits."""
@@ -142,29 +154,44 @@ class Feed:
             self.transcript.apply(event)
             self._events.append(event)
             self._changed.notify_all()
-        self._tell(self.state)
+        self._tell()
 
-    def _stop(self, error: LongTaskError | None) -> None:
+    def _end(self, taking: Future[None]) -> None:
         """Say that nothing more will come, and why if it is too early.
 
         Listeners first: a cell that awaits the task ends with its output already in place.
         """
-        self.error = error
-        state = next_state(self.state, "break" if error else "end")
-        self._tell(state)
+        # The kit was closed, or worse: never pass for a whole text.
+        error = explain_end(taking, f"Following {self._task_id}", task_id=self._task_id)
+        told_by = time.monotonic() + _TELL_S
         with self._changed:
-            self.state = state
-            self._changed.notify_all()
-        self._tell(state)  # who began to listen meanwhile, and event loops that wait
+            self.error, self.state = error, next_state(self.state, "break" if error else "end")
+            self._told_by, is_heard = told_by, bool(self._listeners)
+        self._tell()
+        if is_heard:  # behind what the listeners have just handed over
+            self._door.hand_over(lambda: self._finish_telling(told_by))
+        else:
+            self._finish_telling(told_by)
 
-    def _tell(self, state: FeedState) -> None:
+    def _finish_telling(self, told_by: float) -> None:
         with self._changed:
-            listeners = list(self._listeners)
+            if self._told_by == told_by:  # else it was followed on, and ended again
+                self._told_by = 0.0
+            self._changed.notify_all()
+            bells = list(self._bells)
+        for ring in bells:
+            ring()
+
+    def _tell(self) -> None:
+        with self._changed:
+            state, listeners, bells = self.state, list(self._listeners), list(self._bells)
         for listener in listeners:
             try:
                 listener(state)
             except Exception:  # one listener's failure must not end the stream of all
                 logger.exception("a listener of a task failed")
+        for ring in bells:
+            ring()
 
     def read(self, look: Callable[[Transcript], _Seen]) -> _Seen:
         """Return what `look` sees of the transcript, which does not change meanwhile."""
@@ -176,16 +203,17 @@ class Feed:
         return self.read(Transcript.copy)
 
     def listen(self, listener: Callable[[FeedState], None]) -> Callable[[], None]:
-        """Call `listener` at every change, on the kit's thread; returns what ends that.
+        """Call `listener` at every change, on the kit's event loop; returns what ends that.
 
-        It is told the state before whoever waits can see it.
+        It must not wait: what takes long, or calls what others wrote, is `Door.hand_over`'s. What
+        it hands over at the end is done before whoever waits for the end goes on.
         """
         with self._changed:
-            self._listeners.add(listener)
+            self._listeners[listener] = None
 
         def stop() -> None:
             with self._changed:
-                self._listeners.discard(listener)
+                self._listeners.pop(listener, None)
 
         return stop
 
@@ -203,7 +231,7 @@ class Feed:
     def __iter__(self) -> Iterator[TaskEvent]:
         seen = 0
         while True:
-            self.wait_until(lambda: self.state.is_over or len(self._events) > seen)  # noqa: B023
+            self.wait_until(lambda: self.is_over or len(self._events) > seen)  # noqa: B023
             fresh = self._events[seen:]
             if not fresh:
                 break
@@ -216,7 +244,7 @@ class Feed:
         with self._listening() as changed:
             while True:
                 changed.clear()
-                was_over = self.state.is_over  # read before the events: the last one comes first
+                was_over = self.is_over  # read before the events: the last one comes first
                 fresh = self._events[seen:]
                 for event in fresh:
                     yield event
@@ -245,12 +273,17 @@ class Feed:
             changed.set()
             ticking = loop.call_later(_TICK_S, tick)
 
+        def ring() -> None:
+            doorbell.ring(changed)
+
         tick()
-        stop = self.listen(lambda _: doorbell.ring(changed))
+        with self._changed:
+            self._bells.add(ring)
         try:
             yield changed
         finally:
-            stop()
+            with self._changed:
+                self._bells.discard(ring)
             ticking.cancel()
 
 

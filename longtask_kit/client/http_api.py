@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from httpx_sse import SSEError, aconnect_sse
 
+from longtask_kit.client.http_groups import HttpGroups
 from longtask_kit.errors import (
     ConfigError,
     QuotaError,
@@ -16,9 +17,11 @@ from longtask_kit.errors import (
 )
 from longtask_kit.log.events import START, Cursor, TaskEvent, decode_frame
 from longtask_kit.log.keys import is_task_id
-from longtask_kit.log.news import SSE_TIMEOUT, check_answer
+from longtask_kit.log.news import SSE_TIMEOUT, check_answer, choose_error
 from longtask_kit.log.record import TaskRecord
 from longtask_kit.log.subscribe import EventSource, expired
+from longtask_kit.submit.spec import MAX_OPEN_BODY_BYTES
+from longtask_kit.submit.tasks import NextTry
 from longtask_kit.transport import TRANSPORT_ERRORS, open_client
 
 if TYPE_CHECKING:
@@ -26,14 +29,10 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from longtask_kit.submit.spec import TaskSpec
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import httpx
-
+    from longtask_kit.client.backend import GroupBackend
     from longtask_kit.log.events import Status
+    from longtask_kit.submit.spec import TaskSpec
+    from longtask_kit.submit.tasks import CancelAnswer
 
 
 class HttpBackend:
@@ -55,7 +54,7 @@ class HttpBackend:
         """See `Backend`."""
         return self._source
 
-    async def submit(self, spec: TaskSpec) -> tuple[str, str]:
+    async def submit(self, spec: TaskSpec, *, task_id: str | None = None) -> tuple[str, str]:
         """See `Backend`."""
         answer = await self._call("POST", "/api/tasks/start", json=spec.to_wire())
         return answer["taskId"], answer["messageId"]
@@ -66,26 +65,52 @@ class HttpBackend:
             raise expired(task_id)
         return TaskRecord.from_wire(await self._call("GET", f"/api/tasks/{task_id}"))
 
+    async def read_input(self, task_id: str) -> dict[str, Any]:
+        """See `Backend`."""
+        if not is_task_id(task_id):
+            raise expired(task_id)
+        answer = await self._call("GET", f"/api/tasks/{task_id}/input", holds="input")
+        return dict(answer["input"])
+
     async def list(self, *, limit: int, status: Status | None) -> Sequence[TaskRecord]:
         """See `Backend`."""
         params = {"limit": limit} | ({"status": status} if status else {})
         answer = await self._call("GET", "/api/tasks", holds="tasks", params=params)
         return [TaskRecord.from_wire(wire) for wire in answer["tasks"]]
 
-    async def cancel(self, task_id: str) -> Status:
+    async def cancel(self, task_id: str) -> CancelAnswer:
         """See `Backend`."""
         answer = await self._call("POST", "/api/tasks/cancel", json={"taskId": task_id})
-        status: Status = answer["status"]
+        # `running` is the word of a version before.
+        status: CancelAnswer = "cancelling" if answer["status"] == "running" else answer["status"]
         return status
 
-    async def retry(self, task_id: str) -> str:
+    async def retry(self, task_id: str, *, retry_id: str = "") -> str:
         """See `Backend`."""
         answer = await self._call("POST", "/api/tasks/retry", json={"taskId": task_id})
         return str(answer.get("messageId") or "")
 
+    async def find_next_try(self, task_id: str) -> NextTry:
+        """See `Backend`."""
+        return NextTry.from_wire(await self._call("GET", f"/api/tasks/{task_id}/next-try"))
+
+    async def try_now(self, task_id: str) -> bool:
+        """See `Backend`."""
+        answer = await self._call("POST", "/api/tasks/try-now", json={"taskId": task_id})
+        return bool(answer["isTried"])
+
+    @property
+    def groups(self) -> GroupBackend:
+        """See `Backend`."""
+        return HttpGroups(self._call)
+
     async def delete(self, task_id: str) -> None:
         """See `Backend`."""
         await self._call("DELETE", f"/api/tasks/{task_id}")
+
+    async def read_health(self) -> dict[str, Any]:
+        """Return what the app says of itself and of the services behind it."""
+        return await self._call("GET", "/api/health", holds="services")
 
     async def aclose(self) -> None:
         """See `Backend`."""
@@ -101,8 +126,10 @@ class HttpBackend:
     ) -> dict[str, Any]:
         """Return the app's answer, which has the key `holds`, or raise what it says."""
         url = self._base_url + path
+        asked = self._client.build_request(method, url, **request)
+        self._check_size(asked)
         try:
-            response = await self._client.request(method, url, **request)
+            response = await self._client.send(asked)
         except TRANSPORT_ERRORS as exc:
             raise StoreError(
                 f"{self._base_url} is not reachable ({type(exc).__name__}); is the webhook app up?"
@@ -111,6 +138,16 @@ class HttpBackend:
         if response.is_success and holds in answer:
             return answer
         raise _error_for(response, answer, url)
+
+    def _check_size(self, asked: httpx.Request) -> None:
+        """Refuse what the app would: megabytes are not sent to be told that they are too many."""
+        size = len(asked.content)
+        if size > MAX_OPEN_BODY_BYTES and "Authorization" not in asked.headers:
+            raise SubmitError(
+                f"The request has {size:,} bytes, and without its key {self._base_url} takes "
+                f"{MAX_OPEN_BODY_BYTES:,} at most: give connect(…, api_key=…), shorten what is "
+                "asked, or give a large file by its URL."
+            )
 
 
 def _read_json_object(response: httpx.Response) -> dict[str, Any]:
@@ -122,24 +159,26 @@ def _read_json_object(response: httpx.Response) -> dict[str, Any]:
 
 
 def _error_for(response: httpx.Response, answer: dict[str, Any], url: str) -> Exception:
+    is_ours = isinstance(answer.get("error"), str)
     message = f"{url}: {answer.get('error') or f'answered {response.status_code}'}"
+    foreign = (
+        f"{url} answered {response.status_code}, and not as a longtask_kit app does: expected one "
+        "there. Check the URL, its scheme, and the prefix that the app is mounted under."
+    )
     match response.status_code:
-        case 401 | 403:
+        case 401 | 403 if is_ours:
             return ConfigError(message)
         case 404 if "taskId" in answer:
             return expired(str(answer["taskId"]))
         case 429:
             return QuotaError(message)
-        case 400 | 413 | 502 if "error" in answer:
+        case 400 | 413 | 502 if is_ours:
             return SubmitError(message)
-        case status_code if status_code < 500:
+        case status_code if status_code < 500 or status_code == 501:
             # A success without what we asked for, a redirect, somebody else's 404.
-            return ConfigError(
-                f"{url} answered {status_code}, and not as a longtask_kit app does: expected one "
-                "there. Check the URL, its scheme, and the prefix that the app is mounted under."
-            )
+            return ConfigError(foreign)
         case _:
-            return StoreError(message)
+            return StoreError(message if is_ours else foreign)
 
 
 class HttpSource:
@@ -168,9 +207,11 @@ class HttpSource:
                 await check_answer(source.response, "api_key")
                 source.response.encoding = "utf-8"  # as SSE is; a server may name any codec
                 async for frame in source.aiter_sse():
-                    yield decode_frame(frame.data, frame.id)
+                    # Not a comment behind a frame with an id, nor what somebody else put in.
+                    if frame.data and frame.event == "message":
+                        yield decode_frame(frame.data, frame.id)
         except (*TRANSPORT_ERRORS, SSEError, ValueError) as exc:
-            raise StreamError(
+            raise choose_error(exc)(
                 f"The event stream was lost: {describe_foreign(exc)}",
                 task_id=task_id,
                 cursor=str(after),

@@ -5,25 +5,41 @@ Everything here is safe to call from any thread; the I/O is done by the kit's ba
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import contextlib
+import json
+from secrets import token_urlsafe
+from typing import TYPE_CHECKING, Any, Self
 
+from longtask_kit.client.answer import Answer
 from longtask_kit.client.feed import Feed
 from longtask_kit.errors import (
     LongTaskError,
+    StreamExpiredError,
+    SubmitError,
     TaskCancelledError,
     TaskFailedError,
+    TaskIncompleteError,
     TaskTimeoutError,
+    add_cure,
 )
 from longtask_kit.log.events import TERMINAL_STATUSES
-from longtask_kit.submit.spec import TaskSpec
+from longtask_kit.log.finish import note_finish, note_record
+from longtask_kit.log.keys import new_task_id
+from longtask_kit.submit.request import change_spec
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Generator, Iterator
+    from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
 
+    from longtask_kit.client.backend import Backend
     from longtask_kit.client.door import Door
-    from longtask_kit.log.events import Status, TaskEvent, Usage
+    from longtask_kit.log.events import Status, TaskEvent
     from longtask_kit.log.record import TaskRecord
     from longtask_kit.log.transcript import Transcript
+    from longtask_kit.submit.schema import Schema
+    from longtask_kit.submit.spec import TaskSpec
+    from longtask_kit.submit.tasks import CancelAnswer
+    from longtask_kit.widgets.output import TaskOutput
+    from longtask_kit.widgets.xray import XRay
 
 _CATCH_UP_S = 10.0
 
@@ -33,7 +49,8 @@ class TextDelta(str):
 
     Attributes:
         attempt: 1, 2, …
-        is_restart: A new attempt begins with it: all text that came before is void.
+        is_restart: The text starts over with it: all that came before is void. An attempt that
+            continues the one before takes nothing back.
     """
 
     __slots__ = ("attempt", "is_restart")
@@ -62,15 +79,10 @@ class EventStream:
         return aiter(self._feed)
 
 
-class Task:
+class Task(Answer):
     """One LLM task; made by `kit.submit()` or `kit.attach()`.
 
     It lives in the queue and in Redis, not in this object: losing the object loses nothing.
-
-    Attributes:
-        id: Hand it to `kit.attach()` in another cell, another kernel, tomorrow.
-        spec: What runs, a `TaskSpec`; of a task that was listed, or attached to over the HTTP API,
-            only the prompt's first 200 characters, and no system message.
     """
 
     def __init__(
@@ -80,19 +92,24 @@ class Task:
         door: Door,
         record: TaskRecord | None = None,
         spec: TaskSpec | None = None,
+        schema: Schema | None = None,
     ) -> None:
-        self.id = task_id
-        self.spec = spec or TaskSpec.recall(record.wire if record else {})
-        self._door = door
-        self._record = record
+        super().__init__(task_id, door, record=record, spec=spec, schema=schema)
         self._feed = Feed(task_id, door)
 
     def __repr__(self) -> str:
+        return f"<Task {self.id} {self._tell_state()}>"
+
+    def _tell_state(self) -> str:
+        """Return the status as far as it is known here, and what is to be said of an end."""
+        status: str = "pending"
+        note, most = None, self._brief.max_tokens
         if not self._feed.is_empty:
-            status: str = self._feed.transcript.status
-        else:
-            status = self._record.status if self._record else "pending"
-        return f"<Task {self.id} {status}>"
+            status = self._feed.transcript.status
+            note = note_finish(self._feed.transcript, max_tokens=most)
+        elif self._record is not None:
+            status, note = self._record.status, note_record(self._record, max_tokens=most)
+        return f"{status}, {note}" if note else status
 
     @property
     def status(self) -> Status:
@@ -100,26 +117,6 @@ class Task:
         if self._feed.is_empty or self._feed.error is not None or self._look_again():
             return self._read_record().status
         return self._feed.transcript.status
-
-    @property
-    def text(self) -> str:
-        """The text of the latest attempt so far; whole once the task has ended."""
-        return self.snapshot().text
-
-    @property
-    def error(self) -> str | None:
-        """What went wrong in the latest attempt, or None."""
-        return self.snapshot().error
-
-    @property
-    def usage(self) -> Usage | None:
-        """Token counts as the model gave them, once completed."""
-        return self.snapshot().usage
-
-    @property
-    def attempt(self) -> int:
-        """Which attempt the text is from; 0 before the first."""
-        return self.snapshot().attempt
 
     def snapshot(self) -> Transcript:
         """Return the state so far in one piece: status, text, attempt, tokens, times."""
@@ -146,7 +143,7 @@ class Task:
         """
         self._look_again()
         self._feed.follow()
-        if not self._feed.wait_until(lambda: self._feed.state.is_over, timeout_s=timeout_s):
+        if not self._feed.wait_until(lambda: self._feed.is_over, timeout_s=timeout_s):
             raise TaskTimeoutError(
                 f"{self.id} is {self._feed.transcript.status} after {timeout_s:g} s. It goes on: "
                 "call result() again, or cancel().",
@@ -166,27 +163,72 @@ class Task:
 
     def __iter__(self) -> Iterator[TextDelta]:
         """Yield text deltas until the end; raises as `result()` does."""
-        attempt = 0
+        restarts = _Restarts()
         for event in self.events():
-            if event.type == "content":
-                yield _make_delta(event, attempt)
-                attempt = event.cursor.attempt
+            if restarts.note(event):
+                yield restarts.make_delta(event)
         self._read_outcome()
 
     async def __aiter__(self) -> AsyncIterator[TextDelta]:
         """Yield text deltas until the end; raises as `result()` does."""
-        attempt = 0
+        restarts = _Restarts()
         async for event in self.events():
-            if event.type == "content":
-                yield _make_delta(event, attempt)
-                attempt = event.cursor.attempt
+            if restarts.note(event):
+                yield restarts.make_delta(event)
         self._read_outcome()
 
-    def cancel(self) -> Status:
+    def raise_for_finish(self) -> Self:
+        """Return the task if its answer is whole.
+
+        Raises:
+            TaskIncompleteError: It was cut off at max_tokens, filtered, refused, or calls tools.
+            TaskFailedError, TaskCancelledError, TaskTimeoutError: As `result()`.
+        """
+        text = self.result()
+        state = self._feed.transcript
+        note = note_finish(state, max_tokens=self._brief.max_tokens)
+        if note is None:
+            return self
+        raise TaskIncompleteError(
+            f"{self.id} completed, its answer did not: {note}.",
+            task_id=self.id,
+            finish_reason=state.finish_reason or "",
+            partial_text=text,
+        )
+
+    def reply(
+        self,
+        prompt: str | Sequence[Mapping[str, Any]] | None = None,
+        *,
+        tool_results: Mapping[str, Any] | None = None,
+        **changes: Any,  # noqa: ANN401 - submit's own
+    ) -> Task:
+        """Go on from this task's answer: a new task, whose messages hold the conversation so far.
+
+        Args:
+            prompt: The next user message: text, or a list of content parts.
+            tool_results: Of each call of `tool_calls`, by its id: text, or JSON.
+            changes: What `submit` takes, where it differs from this task's.
+
+        Raises:
+            SubmitError: The task has not completed; a call has no result; or as `submit`.
+        """
+        if self.status != "completed":
+            raise SubmitError(f"Only a completed task has an answer; {self.id} is {self.status}.")
+        answers = answer_calls(self.tool_calls, tool_results or {})
+        asked = [] if prompt is None else [{"role": "user", "content": prompt}]
+        if not (answers or asked):
+            raise SubmitError("reply() needs a prompt, tool_results, or both.")
+        messages = [*self.messages, self.message, *answers, *asked]
+        fresh = {"messages": messages, "system": None}
+        spec, schema = change_spec(self.spec, self._schema, fresh, changes, call="reply()")
+        return submit_spec(self._door, spec, schema=schema)
+
+    def cancel(self) -> CancelAnswer:
         """Cancel the task: at once while it waits, else at the running attempt's next flush.
 
         Returns:
-            `cancelled`; `running` when the attempt was asked to stop; the status the task had
+            `cancelled`; `cancelling` when the attempt was asked to stop; the status the task had
             already ended with.
 
         Raises:
@@ -195,18 +237,21 @@ class Task:
         return self._door.ask(lambda backend: backend.cancel(self.id))
 
     def retry(self) -> None:
-        """Run a failed task again as a new attempt; its text starts over.
+        """Run a failed or cancelled task again as a new attempt; its text starts over.
 
         Raises:
-            SubmitError: It has not failed, or the queue refused.
+            SubmitError: It has not ended so, or the queue refused.
             StreamExpiredError: It is not there any more.
         """
-        self._door.ask(lambda backend: backend.retry(self.id))
+        retry_id = token_urlsafe(8)
+        self._door.ask(lambda backend: backend.retry(self.id, retry_id=retry_id))
+        self._door.tell_of_submit([self.id])
         self._feed.reopen()
 
     async def _retry_on_loop(self) -> None:
         """As `retry`, for whoever already is on the kit's loop."""
         await self._door.backend.retry(self.id)
+        self._door.tell_of_submit([self.id])
         self._feed.reopen()
 
     def delete(self) -> None:
@@ -215,7 +260,20 @@ class Task:
         Raises:
             StreamExpiredError: It is not there any more.
         """
-        self._door.ask(lambda backend: backend.delete(self.id))
+        self._door.ask(
+            lambda backend: backend.delete(self.id),
+            again=lambda backend: _delete_what_is_left(backend, self.id),
+        )
+
+    def xray(self) -> XRay:
+        """Return where the time went: waits, attempts, tokens, as a picture on one time axis.
+
+        As the last line of a cell it is live, and shows the text of the moment under the cursor;
+        `xray().svg` is the picture as it stands.
+        """
+        from longtask_kit.widgets.xray import XRay
+
+        return XRay(self)
 
     def _ipython_display_(self) -> None:
         """Show a live output area, or print the text where there are no widgets."""
@@ -223,12 +281,19 @@ class Task:
 
         display_task(self)
 
+    def _display_(self) -> TaskOutput:
+        """Return what marimo shows, by its own protocol: a card for each cell, closed with it."""
+        from longtask_kit.widgets.output import TaskOutput
+
+        return TaskOutput(self)
+
     def _look_again(self) -> bool:
-        """Follow on, and say so, if a failure was undone by a retry elsewhere; no other end can."""
-        if not (self._feed.state.is_over and self._feed.transcript.status == "failed"):
+        """Follow on, and say so, if an unhappy end was undone by a retry elsewhere."""
+        ended = self._feed.transcript.status
+        if not self._feed.state.is_over or ended not in ("failed", "cancelled"):
             return False
         try:
-            was_undone = self._read_record().status != "failed"
+            was_undone = self._read_record().status != ended
         except LongTaskError:
             return False  # what is known already still stands
         if was_undone:
@@ -246,20 +311,16 @@ class Task:
     def _has_seen(self, record: TaskRecord) -> bool:
         if self._feed.state.is_over or record.status in TERMINAL_STATUSES:
             return self._feed.state.is_over
-        return not self._feed.is_empty and self._feed.transcript.attempt >= record.attempt
-
-    def _read_record(self) -> TaskRecord:
-        self._record = self._door.ask(lambda backend: backend.read(self.id))
-        return self._record
+        return not self._feed.is_empty and self._feed.transcript.cursor.attempt >= record.attempt
 
     def _read_outcome(self) -> str:
         """Return the text of a task that has ended, or raise why there is none."""
         if self._feed.error is not None:
-            raise self._feed.error
+            raise self._feed.error.with_traceback(None)
         state = self._feed.transcript
         if state.status == "failed":
             raise TaskFailedError(
-                f"{self.id} failed: {state.error}",
+                f"{self.id} failed: {add_cure(state.error, state.code)}",
                 task_id=self.id,
                 code=state.code or "",
                 attempt=state.attempt,
@@ -272,8 +333,61 @@ class Task:
         return state.text
 
 
-def _make_delta(event: TaskEvent, attempt_before: int) -> TextDelta:
-    delta = TextDelta(event.data)
-    delta.attempt = event.cursor.attempt
-    delta.is_restart = 0 < attempt_before < delta.attempt
-    return delta
+async def _delete_what_is_left(backend: Backend, task_id: str) -> None:
+    with contextlib.suppress(StreamExpiredError):  # it was there, or this were no second time
+        await backend.delete(task_id)
+
+
+class _Restarts:
+    """Tells whether a delta goes on behind what was yielded, or makes it void."""
+
+    def __init__(self) -> None:
+        self._has_text = self._is_void = False
+
+    def note(self, event: TaskEvent) -> bool:
+        """Take an event in; return whether it is a delta."""
+        self._is_void = self._is_void or (event.type == "start" and self._has_text)
+        return event.type == "content"
+
+    def make_delta(self, event: TaskEvent) -> TextDelta:
+        """Return an event's delta."""
+        delta = TextDelta(event.data)
+        delta.attempt, delta.is_restart = event.cursor.attempt, self._is_void
+        self._has_text, self._is_void = True, False
+        return delta
+
+
+def submit_spec(door: Door, spec: TaskSpec, *, schema: Schema | None = None) -> Task:
+    """Queue what a spec says, at the model of this kit where it names none."""
+    spec = door.aim.complete(spec)
+    new_id = new_task_id()  # ours, so that it is the same task if it must be asked again
+    task_id, _ = door.ask(lambda backend: backend.submit(spec, task_id=new_id))
+    door.tell_of_submit([task_id])
+    return Task(task_id, door=door, spec=spec, schema=schema)
+
+
+def answer_calls(
+    calls: Sequence[Mapping[str, Any]], results: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the messages that answer a model's tool calls, in their order.
+
+    Raises:
+        SubmitError: A call has no result, or a result no call.
+    """
+    ids = [str(call.get("id")) for call in calls]
+    missing, unknown = [i for i in ids if i not in results], [i for i in results if i not in ids]
+    if missing or unknown:
+        raise SubmitError(
+            f"tool_results must answer each call of the task, {ids}: "
+            f"{f'missing are {missing}' if missing else f'there is no call {unknown}'}."
+        )
+    return [{"role": "tool", "tool_call_id": i, "content": _to_text(results[i])} for i in ids]
+
+
+def _to_text(result: Any) -> str:  # noqa: ANN401
+    if isinstance(result, str):
+        return result
+    try:
+        return json.dumps(result, ensure_ascii=False)
+    except (TypeError, ValueError) as exc:
+        raise SubmitError(f"A tool's result must be text or JSON: {exc}.") from exc

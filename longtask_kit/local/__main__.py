@@ -7,16 +7,19 @@ import sys
 
 from longtask_kit.errors import LocalStackError
 from longtask_kit.local.config import OPTIONS_VARIABLE
+from longtask_kit.local.files import told_of_disk
 from longtask_kit.local.process import parse_options, serve_for_ever
 
 
 def main() -> int:
     """Run a stack; a failure to start is one line on standard error."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level="INFO")
-    logging.getLogger("httpx").setLevel("WARNING")
+    for told_too_much in ("httpx", "longtask_kit.stages"):  # of the latter LONGTASK_LOG has more
+        logging.getLogger(told_too_much).setLevel("WARNING")
     config, files = parse_options(os.environ.pop(OPTIONS_VARIABLE))
     try:
-        serve_for_ever(config, files, announce=lambda _: None, owned="--owned" in sys.argv)
+        with told_of_disk(files):
+            serve_for_ever(config, files, announce=lambda _: None, owned="--owned" in sys.argv)
     except LocalStackError as exc:
         sys.stderr.write(f"LocalStackError: {exc}\n")
         return 1

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 APP_NAME = "longtask_kit"
+_UNKNOWN = 0
 _PROBE_S = 1.0  # a passing `find_holder` has the lock for an instant
 
 
@@ -150,6 +151,25 @@ def write_private(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
+def told_of_disk(files: StackFiles) -> Iterator[None]:
+    """Have an error of the operating system say whose files it is about, and the cure.
+
+    Raises:
+        LocalStackError: The disk is full or read-only, a file is somebody else's, or the like.
+    """
+    try:
+        yield
+    except Timeout:  # an OSError too
+        raise
+    except OSError as exc:
+        raise LocalStackError(
+            f"The local stack could not start or go on ({type(exc).__name__}: {exc}). See whether "
+            f"{files.folder} and {files.data_dir} have space left and can be written to, or choose "
+            "another folder with LONGTASK_HOME."
+        ) from exc
+
+
+@contextlib.contextmanager
 def hold_folder(files: StackFiles) -> Iterator[None]:
     """Have the data folder while the context is open; the kernel frees it when the process dies.
 
@@ -183,6 +203,12 @@ def find_holder(files: StackFiles) -> int | None:
 
 def explain_hold(files: StackFiles, pid: int) -> str:
     """Return what to tell somebody who wants a folder whose holder does not answer."""
+    if pid == _UNKNOWN:  # nothing to signal: 0 means one's own processes
+        return (
+            f"A process has the data folder {files.data_dir}, but no stack answers there, and "
+            f"{files.holder} does not name it. Find it with `fuser {files.hold}` and end it, or "
+            "choose another folder with --data."
+        )
     return (
         f"Process {pid} has the data folder {files.data_dir}, but no stack answers there. If it "
         f"is stopped, let it go on with `kill -CONT {pid}`; if it hangs, end it with "
@@ -204,6 +230,7 @@ def _lock(files: StackFiles, *, timeout_s: float) -> contextlib.AbstractContextM
 
 def _read_pid(files: StackFiles) -> int:
     try:
-        return int(files.holder.read_text())
+        pid = int(files.holder.read_text())
     except (OSError, ValueError):  # it has just taken the lock
-        return 0
+        return _UNKNOWN
+    return pid if pid > 0 else _UNKNOWN

@@ -44,7 +44,7 @@ def load_identity(data_dir: Path) -> dict[str, Any]:
         kept = json.loads(path.read_text())
     except FileNotFoundError:
         kept = {}
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise LocalStackError(_explain_damage(path, str(exc))) from exc
     if not isinstance(kept, dict):
         raise LocalStackError(_explain_damage(path, f"found a {type(kept).__name__}"))
@@ -69,6 +69,7 @@ def _make_identity() -> dict[str, Any]:
         "next_signing_key": f"sig_{secrets.token_urlsafe(32)}",
         "redis_token": secrets.token_urlsafe(32),
         "redis_read_only_token": secrets.token_urlsafe(32),
+        "app_key": secrets.token_urlsafe(32),
         "model_key": f"sk-demo-{secrets.token_urlsafe(24)}",
     }
 
@@ -157,6 +158,7 @@ def make_environment(identity: dict[str, Any]) -> dict[str, str]:
         "OPENAI_BASE_URL": f"{urls['model']}/v1",
         "LONGTASK_BASE_URL": urls["app"],
         "NEXT_PUBLIC_BASE_URL": urls["app"],
+        "LONGTASK_API_KEY": identity["app_key"],
         "LONGTASK_MODEL": "demo",
     }
 
@@ -170,6 +172,6 @@ def make_settings(environment: Mapping[str, str]) -> Settings:
     values = {
         names.get(name, name.lower()): value
         for name, value in environment.items()
-        if name != "NEXT_PUBLIC_BASE_URL"
+        if name not in ("NEXT_PUBLIC_BASE_URL", "LONGTASK_API_KEY")  # `Guests` has the latter
     }
     return Settings(_env_file=None, dev=False, api_key=None, **values)

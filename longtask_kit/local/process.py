@@ -21,18 +21,20 @@ from filelock import Timeout as LockTimeout
 
 from longtask_kit.errors import LocalStackError
 from longtask_kit.local.config import StackConfig
+from longtask_kit.local.endpoints import remove_unused_daily
 from longtask_kit.local.files import StackFiles, hold_folder, make_private_folder
 from longtask_kit.local.identity import (
     DEV_KEYS,
     bind_all,
     load_identity,
     make_environment,
+    make_settings,
     save_identity,
 )
 from longtask_kit.local.redis.valkey import ValkeyProcess
 from longtask_kit.local.services import Activity, make_apps, serving
 from longtask_kit.local.state import forget_state, lock_start, refuse_second, write_state
-from longtask_kit.server.http_edge import LoopbackHostsOnly
+from longtask_kit.server.http_edge import LoopbackOnly
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +60,7 @@ async def run_stack(
         stop: Set it to end the stack.
 
     Raises:
-        LocalStackError: A port is in use, another process has the data folder, Valkey is missing
+        LocalStackError: A port is in use, another process has the data folder, Valkey is missing,
             did not start or died; says the cure.
     """
     make_private_folder(config.data_dir, "choose another with --data")
@@ -73,7 +75,8 @@ async def run_stack(
         apps = make_apps(config, environment, redis_url, rewrites)
         queue = apps["qstash"]
         for name in ("model", "redis", "app", "qstash"):  # whoever is called is up first
-            app = LoopbackHostsOnly(activity.guard(apps[name]))
+            origins = make_settings(environment).allowed_origins if name == "app" else ()
+            app = LoopbackOnly(activity.guard(apps[name]), origins=origins)
             await stack.enter_async_context(serving(app, listeners[name]))
             if name == "redis":  # the server would wait for its subscriptions otherwise
                 stack.callback(apps["redis"].end_streams)
@@ -85,6 +88,8 @@ async def run_stack(
 
         warming = asyncio.create_task(asyncio.to_thread(warm_up))
         stack.callback(warming.cancel)
+        cleaning = asyncio.create_task(remove_unused_daily(config.data_dir))
+        stack.callback(cleaning.cancel)
         await _wait_for_end(config, files, activity, queue, stop)
         if watching.done():
             watching.result()
@@ -235,6 +240,7 @@ def run_in_foreground(config: StackConfig, announce: Callable[[dict[str, str]], 
     with lock:
         lock.enter_context(lock_start(files))
         refuse_second(files)
+        files.state.unlink(missing_ok=True)  # a dead one's, as in `spawn`
         serve_for_ever(config, files, announce=release_and_announce)
 
 

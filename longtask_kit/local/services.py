@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from longtask_kit.errors import LocalStackError
+from longtask_kit.local.endpoints import make_guests, make_model_handler
 from longtask_kit.local.identity import make_settings
 from longtask_kit.settings import DEMO_LABEL
 
@@ -62,7 +63,10 @@ def make_apps(
     from longtask_kit.local.qstash import create_qstash_app
     from longtask_kit.local.qstash.plan import PLANS, UNLIMITED
     from longtask_kit.local.redis.app import create_redis_rest_app
-    from longtask_kit.server.app import create_app
+    from longtask_kit.server.app import make_app
+    from longtask_kit.server.front_ends.routes import FRONT_ENDS, FrontEnds
+
+    settings = make_settings(environment)
 
     return {
         "redis": create_redis_rest_app(
@@ -87,7 +91,12 @@ def make_apps(
             label=DEMO_LABEL,
             tokens_per_s=config.tokens_per_s,
         ),
-        "app": create_app(make_settings(environment)),
+        "app": make_app(
+            settings,
+            handlers={"openai": make_model_handler(settings, config.data_dir)},
+            guests=make_guests(environment),
+            front_ends=FrontEnds(FRONT_ENDS),
+        ),
     }
 
 

@@ -32,6 +32,9 @@ def spawn(
     values = asdict(config) | {"data_dir": str(files.data_dir), "folder": str(files.folder)}
     files.state.unlink(missing_ok=True)  # nobody has the data folder: it is a dead one's
     with files.log.open("wb") as log:
+        # What finds no place on the disk is told here: the process could tell it to nobody.
+        log.write(b"starting\n")
+        log.flush()
         return subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [
                 os.path.abspath(sys.executable),
@@ -41,7 +44,7 @@ def spawn(
                 *flags,
             ],
             # Not an argument, which every user of the machine can read: a Redis URL has a password.
-            env=os.environ | _absolute_home() | {OPTIONS_VARIABLE: json.dumps(values)},
+            env=_make_environment() | {OPTIONS_VARIABLE: json.dumps(values)},
             stdin=subprocess.PIPE if "--owned" in flags else subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -50,10 +53,15 @@ def spawn(
         )
 
 
-def _absolute_home() -> dict[str, str]:
-    """Return `LONGTASK_HOME`, where the models are too, as the process's own folder needs it."""
+def _make_environment() -> dict[str, str]:
+    """Return this process's environment as the stack's may be.
+
+    Without a model's key or account, since the next notebook's are others; `LONGTASK_HOME`, where
+    the models are too, as a whole path, since it has a working folder of its own.
+    """
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("OPENAI_")}
     home = os.environ.get("LONGTASK_HOME")
-    return {"LONGTASK_HOME": os.path.abspath(home)} if home else {}
+    return kept | ({"LONGTASK_HOME": os.path.abspath(home)} if home else {})
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], files: StackFiles) -> StackState:
@@ -65,20 +73,40 @@ def wait_until_ready(process: subprocess.Popen[bytes], files: StackFiles) -> Sta
     give_up_at = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < give_up_at:
         if process.poll() is not None:
-            raise LocalStackError(_explain_death(files))
+            raise LocalStackError(explain_death(_read_log(files), process.returncode, files))
         if (state := read_state(files)) is not None:
             return state
         time.sleep(0.01)
     process.kill()
     raise LocalStackError(
-        f"The local stack was not ready within {_START_TIMEOUT_S:g} s; its log is {files.log}."
+        f"The local stack was not ready within {_START_TIMEOUT_S:g} s; the last lines of "
+        f"{files.log}:\n{_cut_tail(_read_log(files))}"
     )
 
 
-def _explain_death(files: StackFiles) -> str:
-    lines = files.log.read_text(errors="replace").strip().splitlines()
-    for line in lines:
-        if line.startswith("LocalStackError: "):
-            return line.removeprefix("LocalStackError: ")
-    tail = "\n".join(lines[-5:])
-    return f"The local stack died while starting; the last lines of {files.log}:\n{tail}"
+def _read_log(files: StackFiles) -> str:
+    try:
+        return files.log.read_text(errors="replace").strip()
+    except OSError as exc:
+        return f"{type(exc).__name__}: {exc}"
+
+
+def explain_death(log: str, exit_code: int, files: StackFiles) -> str:
+    """Return why a process died that should have become a stack: its own word, which ends its log.
+
+    Args:
+        log: What it wrote.
+        exit_code: Its own, or minus the signal's number.
+        files: Where it wrote it.
+    """
+    _, is_told, cause = f"\n{log}".rpartition("\nLocalStackError: ")
+    if is_told:
+        return cause
+    return (
+        f"The local stack died while starting (exit code {exit_code}); the last lines of "
+        f"{files.log}:\n{_cut_tail(log)}"
+    )
+
+
+def _cut_tail(log: str) -> str:
+    return "\n".join(log.splitlines()[-5:])

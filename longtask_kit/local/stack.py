@@ -156,6 +156,11 @@ class LocalStack:
         return make_settings(self.environment)
 
     @property
+    def data_dir(self) -> Path:
+        """Where its data are."""
+        return self._files.data_dir
+
+    @property
     def log_path(self) -> Path:
         """What its process writes."""
         return self._files.log

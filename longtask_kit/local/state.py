@@ -10,12 +10,14 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import asdict, dataclass
+from http.client import HTTPException
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from longtask_kit.errors import LocalStackError
-from longtask_kit.local.files import explain_hold, find_holder, write_private
+from longtask_kit.local.files import explain_hold, find_holder, told_of_disk, write_private
+from longtask_kit.settings import check_url
 
 if TYPE_CHECKING:
     import subprocess
@@ -23,16 +25,16 @@ if TYPE_CHECKING:
 
     from longtask_kit.local.files import StackFiles
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of what a kit and the stack's own app say to each other: in Redis, in the queue's
 messages, in the state file. Raise it whenever that changes: a kit also finds stacks that another
 version started."""
 _PROTOCOL_OF_OLD = 1  # of a state that names none
+_NEEDED_URLS = ("OPENAI_BASE_URL", "LONGTASK_BASE_URL")  # what a kit of any version asks for
 STOP_TIMEOUT_S = 10.0
 _START_LOCK_TIMEOUT_S = 35.0  # a start gives up after 30
 NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-# What this process started and left running: kept, so that an ended one is reaped when asked for;
-# otherwise it would stay a zombie, and look alive.
+# What this process started and left running: kept, so that an ended one is reaped.
 STARTED: dict[int, subprocess.Popen[bytes]] = {}
 
 
@@ -60,14 +62,31 @@ def write_state(files: StackFiles, environment: dict[str, str]) -> None:
 def read_state(files: StackFiles) -> StackState | None:
     """Return what the state file says, None where there is none that a stack wrote."""
     try:
-        values = json.loads(files.state.read_text())
-        return StackState(
-            pid=values["pid"],
-            environment=values["environment"],
-            protocol=values.get("protocol", _PROTOCOL_OF_OLD),
-        )
-    except (OSError, ValueError, KeyError):
+        return parse_state(files.state.read_text())
+    except (OSError, ValueError, RecursionError):
         return None
+
+
+def parse_state(text: str) -> StackState:
+    """Read what `write_state` wrote, in this version or another.
+
+    Raises:
+        ValueError: It is something else, a damaged file for example.
+    """
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError("no object")  # noqa: TRY004 - as of any other damage
+    pid, environment = values.get("pid"), values.get("environment")
+    if not (isinstance(pid, int) and not isinstance(pid, bool) and pid > 0):
+        raise ValueError("no process")
+    if not (
+        isinstance(environment, dict) and all(isinstance(v, str) for v in environment.values())
+    ):
+        raise ValueError("no environment")
+    for name in _NEEDED_URLS:
+        check_url(environment.get(name, ""))
+    protocol = values.get("protocol", _PROTOCOL_OF_OLD)
+    return StackState(pid=pid, environment=environment, protocol=protocol)
 
 
 def forget_state(files: StackFiles) -> None:
@@ -82,10 +101,10 @@ def lock_start(files: StackFiles) -> Iterator[None]:
     """Be the only one who starts, joins or restarts a stack on these files.
 
     Raises:
-        LocalStackError: Somebody else has been at it for too long.
+        LocalStackError: Somebody else has been at it for too long, or the disk is in the way.
     """
     try:
-        with FileLock(files.lock, timeout=_START_LOCK_TIMEOUT_S):
+        with told_of_disk(files), FileLock(files.lock, timeout=_START_LOCK_TIMEOUT_S):
             yield
     except Timeout as exc:
         raise LocalStackError(
@@ -107,44 +126,35 @@ def refuse_second(files: StackFiles) -> None:
 def find_running(files: StackFiles) -> StackState | None:
     """Return the state of the stack that has the data folder, or None when the folder is free.
 
-    Waits for one that is ending, which has removed its state and still saves its data.
+    The hold on the folder is the proof: a dead stack's state stays, and process id and port in it
+    may belong to a stranger by now, whom nobody may join or end. Waits for a stack that is ending,
+    which has removed its state and still saves its data.
 
     Raises:
         LocalStackError: A process has the folder and does not answer.
     """
+    for process in STARTED.values():
+        process.poll()
     give_up_at = time.monotonic() + STOP_TIMEOUT_S
-    while (state := _find_answering(files)) is None and (pid := find_holder(files)) is not None:
+    while (pid := find_holder(files)) is not None:
+        state = read_state(files)
+        if state is not None and state.pid == pid and _answers(state):
+            return state
         if time.monotonic() > give_up_at:
             raise LocalStackError(explain_hold(files, pid))
         time.sleep(0.02)
-    return state
+    return None
 
 
-def _find_answering(files: StackFiles) -> StackState | None:
-    """Return the state of a stack that lives and answers, else None."""
-    state = read_state(files)
-    if state is None or not _is_alive(state.pid):
-        return None
+def _answers(state: StackState) -> bool:
+    """Tell whether a stack is up: a stopped one has the hold, too. Any answer will do."""
     try:
-        # Any answer will do; a process id alone may belong to somebody else by now.
         with NO_PROXY.open(f"{state.environment['OPENAI_BASE_URL']}/models", timeout=5):
-            return state
+            return True
     except urllib.error.HTTPError:
-        return state
-    except (OSError, KeyError):
-        return None
-
-
-def _is_alive(pid: int) -> bool:
-    if pid in STARTED:
-        return STARTED[pid].poll() is None
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
         return True
-    return True
+    except (OSError, HTTPException):
+        return False
 
 
 def end_stack(pid: int, files: StackFiles) -> None:

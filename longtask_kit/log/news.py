@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import httpx
 from httpx_sse import SSEError, aconnect_sse
 
-from longtask_kit.errors import ConfigError, StreamError, describe_foreign
+from longtask_kit.errors import ConfigError, StreamError, StreamSilentError, describe_foreign
 from longtask_kit.log.events import Cursor, TaskEvent, decode_entry
 from longtask_kit.log.keys import channel_name
 from longtask_kit.settings import secret
@@ -178,7 +178,7 @@ class _Subscription:
     async def _listen(self, task_id: str) -> None:
         """Hand news to all followers; at the end of the connection hand them the reason."""
         url = self._url + channel_name(task_id)
-        reason = "the server closed the subscription"
+        reason, error = "the server closed the subscription", StreamError
         try:
             async with aconnect_sse(self._client, "POST", url, headers=self._headers) as source:
                 await check_answer(source.response, "UPSTASH_REDIS_REST_TOKEN")
@@ -190,8 +190,8 @@ class _Subscription:
                     elif kind == "message":
                         self._tell(_decode_news(rest.partition(",")[2]))
         except (*TRANSPORT_ERRORS, SSEError) as exc:
-            reason = f"UPSTASH_REDIS_REST_URL: {describe_foreign(exc)}"
-        lost = StreamError(f"The subscription was lost: {reason}.", task_id=task_id)
+            reason, error = f"UPSTASH_REDIS_REST_URL: {describe_foreign(exc)}", choose_error(exc)
+        lost = error(f"The subscription was lost: {reason}.", task_id=task_id)
         if not self._acknowledged.is_set():
             raise lost
         self._tell(lost)
@@ -208,6 +208,11 @@ def _decode_news(payload: str) -> TaskEvent:
     except (ValueError, RecursionError):
         hole = Cursor(2**63, 0)
         return TaskEvent(type="status", cursor=hole, time=datetime.now(UTC))
+
+
+def choose_error(exc: Exception) -> type[StreamError]:
+    """Return the kind of error that a stream's end is: not even heartbeats came, or another."""
+    return StreamSilentError if isinstance(exc, httpx.ReadTimeout | TimeoutError) else StreamError
 
 
 async def check_answer(response: httpx.Response, credential: str) -> None:

@@ -15,7 +15,7 @@ from upstash_redis.http import AsyncHttpClient, make_headers
 
 from longtask_kit.errors import StoreError, StoreRefusedError, describe_foreign
 from longtask_kit.settings import secret
-from longtask_kit.transport import TRANSPORT_ERRORS, open_client
+from longtask_kit.transport import TRANSPORT_ERRORS, open_quick_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ class _Http(AsyncHttpClient):
         self._encoding = None  # base64 is for bytes; all of ours is text
         self._retries = 0  # whoever calls decides what is safe to send again, and when
         self._sync_token_cb = sync_token_cb
-        self._client = open_client(url, timeout=None)
+        self._client = open_quick_client(url)  # type: ignore[assignment]  # as far as the SDK goes
 
 
 class _Sdk(Redis):

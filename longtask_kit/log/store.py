@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from longtask_kit.errors import StoreError
+from longtask_kit.log.changes import Change, ChangeLog
 from longtask_kit.log.events import (
+    LAST,
     TERMINAL_STATUSES,
     Cursor,
     EventType,
@@ -21,39 +22,49 @@ from longtask_kit.log.events import (
     TaskEvent,
     encode_entry,
     expand_entry,
-    to_ms,
 )
+from longtask_kit.log.index import TaskIndex, make_listing, make_unlisting
 from longtask_kit.log.keys import (
-    OPEN_INDEX,
-    TASK_INDEX,
     channel_name,
+    input_key,
     log_key,
+    reuse_key,
     script_keys,
     task_key,
 )
+from longtask_kit.log.notes import MessageNotes
 from longtask_kit.log.record import (
-    LISTED_FIELDS,
     Append,
+    Asked,
     Begun,
     Busy,
     CancelPending,
+    Created,
     Done,
     Gone,
+    Late,
     Settled,
     TaskRecord,
+    cut_input,
+    find_timeout_ms,
     make_brief,
-    read_listed,
     read_record,
 )
 from longtask_kit.log.redis import RedisClient
 from longtask_kit.log.text import make_valid_text
+from longtask_kit.stages import tell
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from longtask_kit.settings import Settings
 
-_SWEPT_AT_ONCE = 100
+# Takes a content its task away, unless it has another by now.
+_UNCLAIM = """
+local claim = redis.call('GET', KEYS[1])
+if claim and string.find(claim, ARGV[1] .. ' ', 1, true) == 1 then redis.call('DEL', KEYS[1]) end
+return 1
+"""
 _PAGE = 1000  # log entries read in one command; the hosted service caps an answer's size
 
 
@@ -62,6 +73,9 @@ class Store:
 
     def __init__(self, redis: RedisClient, *, ttl_s: int, lease_s: float) -> None:
         self._redis = redis
+        self.index = TaskIndex(redis)
+        self.changes = ChangeLog(redis)
+        self.notes = MessageNotes(self.set_message_ids)
         self._ttl_s = ttl_s
         self._lease_ms = round(lease_s * 1000)
 
@@ -72,62 +86,118 @@ class Store:
 
     async def aclose(self) -> None:
         """Close the connections."""
+        await self.notes.aclose()
+        await self.changes.aclose()
         await self._redis.aclose()
 
-    async def create(self, task_id: str, wire: dict[str, Any]) -> None:
+    async def create(self, task_id: str, wire: dict[str, Any]) -> Created:
         """Record a task as pending, and list it; recording it twice is recording it once.
 
         Raises:
             StoreError: Redis did not answer; the task may or may not be recorded.
         """
-        now_ms = to_ms(datetime.now(UTC))
-        listing = [
-            ["ZADD", TASK_INDEX, now_ms, task_id],
-            ["ZREMRANGEBYSCORE", TASK_INDEX, "-inf", now_ms - self._ttl_s * 1000],
-            ["EXPIRE", TASK_INDEX, self._ttl_s],
-            ["ZADD", OPEN_INDEX, now_ms, task_id],
-            ["EXPIRE", OPEN_INDEX, self._ttl_s],
-        ]
-        args = [_dump(wire), _dump(make_brief(wire))]
-        await self._run_scripts("create", [(task_id, args)], also=listing)
+        first, parts = await self._write_input(task_id, wire, ttl_s=self._ttl_s)
+        args = [first, parts, _dump(make_brief(wire)), "", find_timeout_ms(wire)]
+        listing = make_listing(task_id)
+        created, *_ = await self._run_scripts("create", [(task_id, args)], also=listing)
+        outcome, former_attempts = created
+        if outcome == "created":
+            self.changes.tell(Change(task_id=task_id, status="pending"))
+        return Created(is_new=outcome == "created", former_attempts=int(former_attempts))
 
-    async def set_message_id(self, task_id: str, message_id: str) -> None:
-        """Note the queue's id of the task's message, so that it can be cancelled there."""
-        key = task_key(task_id)
-        # With the time to live, should the record be gone by now.
-        await self._redis.run(
-            [["HSET", key, "message_id", message_id], ["EXPIRE", key, self._ttl_s]]
-        )
+    async def _write_input(
+        self, task_id: str, wire: dict[str, Any], *, ttl_s: int
+    ) -> tuple[str, int]:
+        """Write all parts of an input but the first; return that one, and how many there are."""
+        first, *others = cut_input(wire)
+        key = input_key(task_id)
+        for number, part in enumerate(others, start=1):  # a request each: what parts are for
+            await self._redis.run([["HSET", key, number, part], ["EXPIRE", key, ttl_s]])
+        return first, 1 + len(others)
 
-    async def retry(self, task_id: str) -> Cursor | Done | Gone:
-        """Have a failed task wait for another delivery.
+    async def read_input(self, task_id: str) -> dict[str, Any] | None:
+        """Return all of what a task asks, or None when it is unknown or expired."""
+        [(whole, parts)] = await self._redis.run([["HMGET", task_key(task_id), "spec", "parts"]])
+        if whole is not None:  # by a version before
+            return dict(json.loads(whole))
+        return None if parts is None else await self._join_input(task_id, "", int(parts))
+
+    async def _join_input(self, task_id: str, first: str, parts: int) -> dict[str, Any] | None:
+        texts = [first] if first else []
+        for number in range(len(texts), parts):
+            [part] = await self._redis.run([["HGET", input_key(task_id), number]])
+            if part is None:
+                return None
+            texts.append(part)
+        return dict(json.loads("".join(texts)))
+
+    async def set_message_id(self, task_id: str, message_id: str, *, handed: str = "") -> None:
+        """Note the queue's id of the task's message, so that it can be cancelled there.
+
+        Args:
+            task_id: The task.
+            message_id: The id; empty when it has no message any more.
+            handed: The message that this one goes on for, should it be delivered once more.
+        """
+        await self._run_script("queued", task_id, [message_id, handed])
+
+    async def set_message_ids(self, message_ids: Mapping[str, str]) -> None:
+        """Note those of several tasks, in one round trip."""
+        calls: list[tuple[str, list[Any]]] = [(i, [m, ""]) for i, m in message_ids.items()]
+        await self._run_scripts("queued", calls)
+
+    async def retry(self, task_id: str, *, retry_id: str = "") -> Cursor | Done | Gone:
+        """Have a failed task wait for another delivery; the same one if asked again by that id.
 
         Returns:
             Where the log says so; `Done` with its status when it has not failed.
         """
-        match await self._run_script("retry", task_id, []):
-            case ["waiting", cursor]:
+        # Listed with it, as by `create`: from now on its message may be lost.
+        listing = make_listing(task_id)
+        reply, *_ = await self._run_scripts("retry", [(task_id, [retry_id])], also=listing)
+        match reply:
+            case ["waiting", cursor, *fresh]:
+                for attempt in fresh:
+                    self.changes.tell(Change(task_id=task_id, status="pending", attempt=attempt))
                 return Cursor.parse(cursor)
             case ["refused", status]:
                 return Done(status)
             case ["gone"]:
                 return Gone()
-            case reply:
+            case _:
                 raise _odd_reply("retry", reply)
 
     async def begin(
-        self, task_id: str, *, delivery_id: str
-    ) -> Begun | Busy | Done | CancelPending | Gone:
-        """Lease the next attempt to a delivery."""
-        match await self._run_script("begin", task_id, [self._lease_ms, delivery_id]):
-            case ["begun", attempt, wire]:
-                return Begun(int(attempt), json.loads(wire))
+        self, task_id: str, *, delivery_id: str, waited_s: float | None = None
+    ) -> Begun | Busy | Done | CancelPending | Late | Gone:
+        """Lease the next attempt to a delivery, which arrived `waited_s` seconds ago."""
+        waited_ms = "" if waited_s is None else round(waited_s * 1000)
+        match await self._run_script("begin", task_id, [self._lease_ms, delivery_id, waited_ms]):
+            case ["begun", attempt, first, parts, again, left_ms, first_seq, brief, *going_on]:
+                keeps, place, since = going_on
+                if again:  # a dead letter sent again by hand, which no sweep would look for
+                    await self._redis.run(make_listing(task_id))
+                self.changes.tell(Change(task_id=task_id, status="running", attempt=int(attempt)))
+                # What was evicted alone is missing, as the spec will say.
+                wire = await self._join_input(task_id, first, int(parts)) or {}
+                return Begun(
+                    int(attempt),
+                    wire,
+                    left_s=int(left_ms) / 1000 if left_ms else None,
+                    first_seq=int(first_seq),
+                    brief=json.loads(brief),
+                    keeps=keeps,
+                    place=json.loads(place or "{}"),
+                    since=since,
+                )
             case ["busy", left_ms]:
                 return Busy(int(left_ms) / 1000)
             case ["done", status]:
                 return Done(status)
-            case ["cancel"]:
-                return CancelPending()
+            case ["late"]:
+                return Late()
+            case ["cancel", place]:
+                return CancelPending(place=json.loads(place or "{}"))
             case ["gone"]:
                 return Gone()
             case reply:
@@ -149,7 +219,11 @@ class Store:
             lease_ms = 0 if part.release else self._lease_ms
             args = [part.attempt, lease_ms, _dump(part.entries), _dump(part.fields)]
             calls.append((part.task_id, args))
-        return [str(reply[0]) for reply in await self._run_scripts("append", calls, is_urgent=True)]
+        replies = await self._run_scripts("append", calls, is_urgent=True)
+        for part, reply in zip(batch, replies, strict=True):
+            if "status" in part.fields[::2] and reply[0] in ("ok", "cancel"):
+                self.changes.tell(Change.of_fields(part.task_id, part.attempt, part.fields))
+        return [str(reply[0]) for reply in replies]
 
     async def settle(
         self,
@@ -161,7 +235,8 @@ class Store:
         ask_to_stop: bool = False,
         delivery_id: str = "",
         silent_s: float = 0.0,
-    ) -> Settled | Done | Busy | Gone:
+        only: Literal["", "late", "ask", "kept"] = "",
+    ) -> Settled | Done | Busy | Asked | Gone:
         """End a task that no attempt is running, as `cancelled` or `failed`.
 
         Args:
@@ -172,15 +247,15 @@ class Store:
             delivery_id: Only if the last attempt was this message's, or none has begun.
             ask_to_stop: When an attempt is running, ask it to stop (the answer is `Busy`).
             silent_s: Only if nothing has happened to it for so many seconds (else `Busy`).
+            only: `late`: only if its time is over; `ask`: of a silent one whose message is known,
+                say first which it is; `kept`: the queue has it, so its silence counts from now on.
         """
-        reason = make_valid_text(reason)
-        type_: EventType = "cancelled" if status == "cancelled" else "error"
-        entry = encode_entry(type_, reason, code=code or None)
-        fields = [] if status == "cancelled" else ["error", reason, "code", code]
-        ending = [status, _dump(entry), _dump(["status", status, *fields])]
-        args = [*ending, int(ask_to_stop), delivery_id, round(silent_s * 1000)]
+        fields, ending = describe_end(status, reason, code)
+        args = [*ending, int(ask_to_stop), delivery_id, round(silent_s * 1000), only]
         match await self._run_script("settle", task_id, args):
-            case ["settled", message_id]:
+            case ["settled", attempt, message_id]:
+                self.changes.tell(Change.of_fields(task_id, int(attempt), fields))
+                tell("end", task_id, message_id=message_id, status=status, code=code)
                 with contextlib.suppress(StoreError):  # a larger log is no reason to fail
                     await self.compact(task_id)
                 return Settled(message_id)
@@ -188,6 +263,8 @@ class Store:
                 return Done(ended)
             case ["busy", left_ms]:
                 return Busy(int(left_ms) / 1000)
+            case ["ask", message_id]:
+                return Asked(message_id)
             case ["gone"]:
                 return Gone()
             case reply:
@@ -198,60 +275,19 @@ class Store:
         while await self._run_script("compact", task_id, []) == [1]:
             pass
 
-    async def give_up_silent(self, record: TaskRecord, *, deadline_s: float) -> bool:
-        """End a task as failed that nothing has happened to for longer than the queue ever waits.
-
-        Its message is lost, or will never be delivered; should it come after all, the task runs.
-
-        Returns:
-            Whether it was ended by this call.
-        """
-        if record.is_over:
-            return False
-        if (datetime.now(UTC) - record.updated).total_seconds() < deadline_s:
-            return False  # Redis' own clock has the last word, but need not be asked each time
-        reason = (
-            f"Nothing has happened to it for more than {deadline_s:g} s (LONGTASK_DEADLINE_S): the "
-            "queue lost its message, or can't reach the webhook."
-        )
-        outcome = await self.settle(
-            record.task_id, "failed", reason=reason, code="lost", silent_s=deadline_s
-        )
-        return isinstance(outcome, Settled)
-
-    async def sweep(self, *, deadline_s: float) -> int:
-        """Look at tasks that began longer than a deadline ago, and end those that are lost.
-
-        Returns:
-            How many tasks are still open, younger ones included.
-        """
-        due_ms = to_ms(datetime.now(UTC)) - round(deadline_s * 1000)
-        [ids] = await self._redis.run(
-            [["ZRANGE", OPEN_INDEX, "-inf", due_ms, "BYSCORE", "LIMIT", 0, _SWEPT_AT_ONCE]]
-        )
-        for task_id in ids:
-            record = await self.read_task(task_id)
-            is_open = record is not None and not record.is_over
-            if record is not None and is_open:
-                is_open = not await self.give_up_silent(record, deadline_s=deadline_s)
-            looked_at = ["ZADD", OPEN_INDEX, to_ms(datetime.now(UTC)), task_id]
-            await self._redis.run([looked_at if is_open else ["ZREM", OPEN_INDEX, task_id]])
-        [left] = await self._redis.run([["ZCARD", OPEN_INDEX]])
-        return int(left)
-
     async def delete(self, task_id: str) -> Settled | Gone:
         """Remove a task's record and log; an attempt under way stops at its next flush."""
-        (status, message_id), deleted, *_ = await self._redis.run(
-            [
-                ["HMGET", task_key(task_id), "status", "message_id"],
-                ["DEL", task_key(task_id), log_key(task_id)],
-                ["ZREM", TASK_INDEX, task_id],
-                ["ZREM", OPEN_INDEX, task_id],
-            ]
-        )
-        if not deleted:
-            return Gone()
-        return Settled(None if status in TERMINAL_STATUSES else message_id)
+        also = [*make_unlisting(task_id), self.changes.make_forgetting(task_id)]
+        reply, *_ = await self._run_scripts("delete", [(task_id, [])], also=also)
+        match reply:
+            case ["deleted", status, message_id, content]:
+                if content:  # whoever asks the same again gets another task
+                    await self._redis.run([["EVAL", _UNCLAIM, 1, reuse_key(content), task_id]])
+                return Settled(None if status in TERMINAL_STATUSES else message_id)
+            case ["gone"]:
+                return Gone()
+            case reply:
+                raise _odd_reply("delete", reply)
 
     async def read_task(self, task_id: str) -> TaskRecord | None:
         """Return a task's record, or None when it is unknown or expired."""
@@ -263,18 +299,7 @@ class Store:
 
         Their specs are brief: a hundred prompts may be longer than an answer of Redis.
         """
-        found: list[TaskRecord] = []
-        for start in range(0, 10_000, 100):
-            [ids] = await self._redis.run([["ZREVRANGE", TASK_INDEX, start, start + 99]])
-            if ids:
-                replies = await self._redis.run(
-                    [["HMGET", task_key(i), *LISTED_FIELDS] for i in ids]
-                )
-                records = map(read_listed, ids, replies)
-                found += [r for r in records if r and status in (None, r.status)]
-            if len(ids) < 100 or len(found) >= limit:
-                break
-        return found[:limit]
+        return await self.index.list_tasks(limit=limit, status=status)
 
     async def read_log(self, task_id: str, *, after: Cursor) -> list[TaskEvent]:
         """Return a task's events after a cursor, in order.
@@ -283,23 +308,21 @@ class Store:
         left out, so that a terminal event is always the last.
         """
         events: list[TaskEvent] = []
+        if after == LAST:
+            return events
         while True:
             at = events[-1].cursor if events else after
             [page] = await self._redis.run(
                 [["XRANGE", log_key(task_id), f"({at}", "+", "COUNT", _PAGE]]
             )
-            try:
-                for entry_id, fields in page:
-                    events += expand_entry([entry_id, *fields], after=at)
-            except ValueError as exc:
-                raise StoreError(f"The log of {task_id} holds a foreign entry: {exc}") from exc
+            events += expand_page(task_id, page, after=at)
             if len(page) < _PAGE:
                 return [e for e in events[:-1] if not e.is_terminal] + events[-1:]
 
-    async def has_log(self, task_id: str) -> bool:
-        """Tell whether a task's log is there; it may have expired or been evicted alone."""
-        [count] = await self._redis.run([["EXISTS", log_key(task_id)]])
-        return bool(count)
+    async def read_last_cursor(self, task_id: str) -> Cursor | None:
+        """Return where a task's log ends; None if it is gone: expired, or evicted alone."""
+        [page] = await self._redis.run([["XREVRANGE", log_key(task_id), "+", "-", "COUNT", 1]])
+        return Cursor.parse(page[0][0]) if page else None
 
     async def ping(self) -> None:
         """Check that Redis answers.
@@ -320,16 +343,40 @@ class Store:
         *,
         also: Sequence[list[Any]] = (),
         is_urgent: bool = False,
+        ttl_s: int | None = None,
     ) -> list[list[Any]]:
         """Run one script for several tasks, and other commands after it, in one round trip."""
+        ttl_s = ttl_s or self._ttl_s
         tails = [
-            [len(keys := script_keys(name, i)), *keys, channel_name(i), self._ttl_s, *args]
+            [len(keys := script_keys(name, i)), *keys, channel_name(i), ttl_s, *args]
             for i, args in calls
         ]
         return await self._redis.run_script(name, tails, also=also, is_urgent=is_urgent)
 
 
 _dump = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def describe_end(status: Status, reason: str, code: str = "") -> tuple[list[str], list[str]]:
+    """Return the record's fields of a task that ends, and the first arguments of `settle`."""
+    reason = make_valid_text(reason)
+    type_: EventType = "cancelled" if status == "cancelled" else "error"
+    entry = encode_entry(type_, reason, code=code or None)
+    fields = [] if status == "cancelled" else ["error", reason, "code", code]
+    fields = ["status", status, *fields]
+    return fields, [status, _dump(entry), _dump(fields)]
+
+
+def expand_page(task_id: str, page: Sequence[Any], *, after: Cursor) -> list[TaskEvent]:
+    """Return the events of a page of a task's log, `(id, fields)` each.
+
+    Raises:
+        StoreError: It holds an entry that is not of ours.
+    """
+    try:
+        return [e for i, fields in page for e in expand_entry([i, *fields], after=after)]
+    except ValueError as exc:
+        raise StoreError(f"The log of {task_id} holds a foreign entry: {exc}") from exc
 
 
 def _odd_reply(script: str, reply: list[Any]) -> StoreError:

@@ -20,11 +20,13 @@ from longtask_kit.errors import (
 )
 from longtask_kit.log.events import START, Cursor, TaskEvent
 from longtask_kit.log.news import News, NewsHub
+from longtask_kit.log.waiting import give_up
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from longtask_kit.log.store import Store
+    from longtask_kit.log.waiting import HasMessage
     from longtask_kit.settings import Settings
 
 
@@ -40,7 +42,8 @@ class EventSource(Protocol):
         Ends with the task's last event, or without one when the cursor is at it or after it.
 
         Raises:
-            StreamError: The connection was lost; open again after the last cursor seen.
+            StreamError: The connection was lost; open again after the last cursor seen. It is a
+                StreamSilentError when not even heartbeats came.
             StreamExpiredError: No such task.
         """
         ...
@@ -55,11 +58,14 @@ async def follow(
 ) -> AsyncIterator[TaskEvent]:
     """Yield a task's events in order, each exactly once, replayed or live.
 
+    What a newer version wrote, of a type that this one does not know, is left out.
+
     Args:
         source: Where they come from.
         task_id: The task to follow.
         after: Last cursor already seen; START replays everything.
-        silence_limit_s: Longest time without any connection, in seconds, > 0.
+        silence_limit_s: Longest time without a connection that stands, in seconds, > 0; what is
+            new in the log begins it anew, a greeting does not.
 
     Yields:
         Events with strictly increasing cursors; the last one is terminal. None, if `after` is the
@@ -69,41 +75,99 @@ async def follow(
         StreamExpiredError: Unknown task, or its log is gone; submit again.
         StreamSilentError: No connection for `silence_limit_s`; attach again later.
     """
-    cursor = after
-    lost_at: float | None = None  # since when nothing could be read; silence alone is no loss
-    delay_s = 0.05
+    cursor, loss = after, Loss(time.monotonic())
     while True:
         try:
             async with contextlib.aclosing(source.open(task_id, after=cursor)) as events:  # type: ignore[type-var]
                 async for event in events:
-                    lost_at, delay_s = None, 0.05
-                    if event.cursor <= cursor:  # `connected`, or a replay from before the drop
+                    is_new = event.cursor > cursor
+                    loss.hear(time.monotonic(), is_new=is_new)
+                    if not is_new:  # `connected`, or a replay from before the drop
                         continue
                     cursor = event.cursor
-                    yield event
+                    if event.is_known:
+                        yield event
                     if event.is_terminal:
                         return
                 return  # nothing follows: the cursor was at the end of an ended task
         except StreamExpiredError:
             raise
         except (StreamError, StoreError) as exc:
-            lost_at = lost_at or time.monotonic()
-            if time.monotonic() - lost_at > silence_limit_s:
+            was_silent = isinstance(exc, StreamSilentError)
+            if loss.count(time.monotonic(), was_silent=was_silent) > silence_limit_s:
                 raise StreamSilentError(
                     f"Nothing heard of {task_id} for {silence_limit_s:g} s: {exc} "
                     "The task may still run: attach again later.",
                     task_id=task_id,
                     cursor=str(cursor),
                 ) from exc
-        await asyncio.sleep(delay_s)
-        delay_s = min(delay_s * 2, 5.0)
+        await asyncio.sleep(loss.delay_s)
+
+
+_FIRST_DELAY_S, _LONGEST_DELAY_S = 0.05, 5.0
+
+
+class Loss:
+    """For how long a follower could not read, and how long to wait before it tries again.
+
+    Only what is new in the log ends a loss: a service that greets and breaks, again and again, is
+    lost. But while a connection stands nothing is lost: a task may be silent for an hour behind a
+    proxy that cuts every minute.
+
+    Args:
+        now: When the first try begins, on a clock in seconds, as in all methods.
+
+    Attributes:
+        delay_s: How long to wait before the next try.
+    """
+
+    def __init__(self, now: float) -> None:
+        self.delay_s = 0.0
+        self._lost_s = 0.0
+        self._counted = now  # what came before
+        self._stands_since: float | None = None
+        self._has_news = False
+
+    def hear(self, now: float, *, is_new: bool) -> None:
+        """Note that the connection stands, and whether it brought something new."""
+        self._stands_since = self._stands_since or now
+        self._has_news = self._has_news or is_new
+
+    def count(self, now: float, *, was_silent: bool) -> float:
+        """Count a try that has failed, with the wait before it.
+
+        Args:
+            now: When it failed.
+            was_silent: Nothing at all came until it was given up, so it did not stand.
+
+        Returns:
+            The whole loss, in seconds.
+        """
+        stood_s = 0.0 if was_silent or self._stands_since is None else now - self._stands_since
+        self._lost_s += now - self._counted - stood_s
+        if self._has_news:
+            self._lost_s = 0.0
+        if self._has_news or stood_s >= _LONGEST_DELAY_S:
+            self.delay_s = 0.0
+        self.delay_s = min(max(2 * self.delay_s, _FIRST_DELAY_S), _LONGEST_DELAY_S)
+        self._counted, self._stands_since, self._has_news = now, None, False
+        return self._lost_s
 
 
 class RedisSource:
-    """Events from Redis itself: the log, and news over the REST API's SSE subscription."""
+    """Events from Redis itself: the log, and news over the REST API's SSE subscription.
 
-    def __init__(self, store: Store, settings: Settings) -> None:
+    Args:
+        store: Where the log is.
+        settings: Name the service.
+        has_message: Whether the queue will still deliver a message, so that nothing is lost.
+    """
+
+    def __init__(
+        self, store: Store, settings: Settings, *, has_message: HasMessage | None = None
+    ) -> None:
         self._store = store
+        self._has_message = has_message
         self._hub = NewsHub(settings)
         # After this long without news the log is read: a lost message delays, it never hangs.
         self._deadline_s = settings.deadline_s
@@ -174,10 +238,12 @@ class RedisSource:
         if events:
             return events
         record = await self._store.read_task(task_id)
-        if record is None or not await self._store.has_log(task_id):
+        if record is None or await self._store.read_last_cursor(task_id) is None:
             raise expired(task_id, cursor=after)
-        was_lost = await self._store.give_up_silent(record, deadline_s=self._deadline_s)
-        if was_lost or record.is_over:  # its end may have come between the two readings
+        was_given_up = await give_up(
+            self._store, record, deadline_s=self._deadline_s, has_message=self._has_message
+        )
+        if was_given_up or record.is_over:  # its end may have come between the two readings
             return await self._store.read_log(task_id, after=after) or None
         return events
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from longtask_kit.log.attempts import Attempt, add_tokens, apply_event
 from longtask_kit.log.events import START, Cursor, Status, TaskEvent, Usage
 
 if TYPE_CHECKING:
@@ -15,7 +17,16 @@ if TYPE_CHECKING:
 class Transcript:
     """What a task looks like after the events so far: `apply` each one in order.
 
-    A `start` of a higher attempt clears the text: a retried run starts over.
+    A `start` clears the text: a retried run starts over. Behind a `continue` it goes on.
+
+    Attributes:
+        tokens: Deltas of text and reasoning so far.
+        first_token: When the first of them came.
+        answered: When the first one of the text came: until then the model was reasoning.
+        tool_calls: Complete calls in the shape of chat completions.
+        data: The last value of each name that a handler told.
+        origin: Where the `start` stands that the text began with.
+        seams: How often the text was continued since.
     """
 
     status: Status = "pending"
@@ -30,13 +41,32 @@ class Transcript:
     updated: datetime | None = None
     started: datetime | None = None
     first_token: datetime | None = None
+    answered: datetime | None = None
     ended: datetime | None = None
+    refusal: str = ""
+    tool_calls: list[dict[str, Any]] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict)
+    origin: Cursor = START
+    seams: int = 0
+    _attempts: list[Attempt] = field(default_factory=list)
+    _own_tokens: int = 0  # of the last attempt, that it does not know yet: text comes often
     _chunks: list[str] = field(default_factory=list)
+    _reasoning: list[str] = field(default_factory=list)
 
     @property
     def text(self) -> str:
         """The text of the latest attempt so far."""
         return "".join(self._chunks)
+
+    @property
+    def reasoning(self) -> str:
+        """What the model thought in the latest attempt so far, where it shows that."""
+        return "".join(self._reasoning)
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        """Each run so far, with why it ended, and what it went on from."""
+        return add_tokens(self._attempts, self._own_tokens)
 
     @property
     def is_terminal(self) -> bool:
@@ -45,12 +75,24 @@ class Transcript:
 
     def copy(self) -> Transcript:
         """Return the state as a value of its own, in microseconds also for a long text."""
-        return replace(self, _chunks=self._chunks.copy())
+        return replace(
+            self,
+            tool_calls=self.tool_calls.copy(),
+            data=self.data.copy(),
+            _attempts=self._attempts.copy(),
+            _chunks=self._chunks.copy(),
+            _reasoning=self._reasoning.copy(),
+        )
 
     def apply(self, event: TaskEvent) -> None:
         """Take one event in; cursors must come in increasing order."""
         self.cursor = max(self.cursor, event.cursor)
         self.began, self.updated = self.began or event.time, event.time
+        if event.type in ("content", "reasoning"):
+            self._own_tokens += event.tokens
+        else:
+            self._attempts, self._own_tokens = self.attempts, 0
+            apply_event(self._attempts, event)
         match event.type:
             case "status":
                 self.status = event.data  # type: ignore[assignment]  # one of ours, by contract
@@ -58,11 +100,26 @@ class Transcript:
                     self.ended = None
                 self.error, self.code = event.error, event.code
             case "start":
-                self._restart(int(event.data), event.time)
+                self._restart(int(event.data), event)
+            case "continue":
+                self.attempt, self.status = event.cursor.attempt, "running"
+                self.seams += 1
+                self.ended = self.error = self.code = None
             case "content":
                 self.first_token = self.first_token or event.time
+                self.answered = self.answered or event.time
                 self.tokens += event.tokens
                 self._chunks.append(event.data)
+            case "reasoning":
+                self.first_token = self.first_token or event.time
+                self.tokens += event.tokens
+                self._reasoning.append(event.data)
+            case "refusal":
+                self.refusal += event.data
+            case "tool_calls":
+                self.tool_calls = json.loads(event.data)
+            case "data":
+                self.data[event.name or ""] = json.loads(event.data)
             case "end":
                 self._end("completed", event)
                 self.usage, self.finish_reason = event.usage, event.finish_reason
@@ -72,11 +129,13 @@ class Transcript:
             case "cancelled":
                 self._end("cancelled", event)
 
-    def _restart(self, attempt: int, time: datetime) -> None:
-        self.attempt, self.started, self.status = attempt, time, "running"
-        self.first_token = self.ended = self.error = self.code = None
-        self.tokens = 0
+    def _restart(self, attempt: int, event: TaskEvent) -> None:
+        self.attempt, self.started, self.status = attempt, event.time, "running"
+        self.origin, self.seams = event.cursor, 0
+        self.first_token = self.answered = self.ended = self.error = self.code = None
+        self.tokens, self.refusal, self.tool_calls, self.data = 0, "", [], {}
         self._chunks.clear()
+        self._reasoning.clear()
 
     def _end(self, status: Status, event: TaskEvent) -> None:
         self.status, self.ended = status, event.time

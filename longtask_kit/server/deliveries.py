@@ -1,6 +1,7 @@
 """What the queue calls: verify, run or settle, answer."""
 
 import json
+import time
 from base64 import b64decode
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from longtask_kit.server.http_edge import BadRequestError
 from longtask_kit.server.services import Services
 from longtask_kit.settings import SIGNING_NAMES, Settings, is_loopback, secret
 from longtask_kit.submit.spec import TaskSpec
+from longtask_kit.traces import trace_attempt
 
 
 class DeliveriesApi:
@@ -28,12 +30,14 @@ class DeliveriesApi:
 
     async def webhook(self, request: Request) -> JSONResponse:
         """Run the task's next attempt to its end; the answer tells the queue whether to retry."""
+        arrived = time.monotonic()
         payload = await self._read_delivery(request, self._settings.webhook_url)
         task_id = payload.get("taskId")
         if not (isinstance(task_id, str) and is_task_id(task_id)):
             return _respond(refuse('The body holds no "taskId".'))
         delivery_id = request.headers.get("upstash-message-id", "")
-        return _respond(await self._run(task_id, delivery_id))
+        with trace_attempt(task_id, delivery_id, request.headers):
+            return _respond(await self._run(task_id, delivery_id, arrived=arrived))
 
     async def failure(self, request: Request) -> JSONResponse:
         """Mark a task failed whose retries are used up, so that a reader never waits for ever."""
@@ -55,19 +59,25 @@ class DeliveriesApi:
             raise BadRequestError("Only with LONGTASK_DEV=1, from this machine.", status_code=405)
         if not is_task_id(task_id):
             raise BadRequestError('"taskId" must be task_ and 8 to 64 letters, digits, - or _.')
+        arrived = time.monotonic()
         store = (await self._services.open()).store
         if await store.read_task(task_id) is None:
             await store.create(task_id, TaskSpec(prompt=prompt).to_wire())
-        return _respond(await self._run(task_id, "development"))
+        return _respond(await self._run(task_id, "development", arrived=arrived))
 
-    async def _run(self, task_id: str, delivery_id: str) -> Answer:
+    async def _run(self, task_id: str, delivery_id: str, *, arrived: float) -> Answer:
         opened = await self._services.open()
         return await run_delivery(
             task_id,
             delivery_id=delivery_id,
+            arrived=arrived,
             store=opened.store,
-            publisher=opened.publisher,
+            log_writer=opened.log_writer,
             handlers=opened.handlers,
+            fail_fast=self._services.fail_fast,
+            limiter=opened.limiter,
+            queue=opened.queue,
+            max_duration_s=self._settings.max_duration_s,
         )
 
     async def _read_delivery(self, request: Request, url: str) -> dict[str, Any]:

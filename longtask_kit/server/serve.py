@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 import threading
 from typing import TYPE_CHECKING
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from longtask_kit.errors import ConfigError
-from longtask_kit.server.app import create_app
-from longtask_kit.server.http_edge import LoopbackHostsOnly
+from longtask_kit.server.app import make_app
+from longtask_kit.server.http_edge import LoopbackOnly
 from longtask_kit.settings import Settings, is_loopback
 from longtask_kit.transport import new_event_loop
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
+    from longtask_kit.server.guests import Guests
     from longtask_kit.server.handlers import Handler
 
 STOP_GRACE_S = 3  # open streams and attempts get this long to end; an attempt is then redelivered
@@ -29,7 +31,7 @@ class ServedApp:
     """A running webhook app; `stop()` it, or let the process end.
 
     Attributes:
-        url: Where it listens.
+        url: Where this machine reaches it.
         settings: What it was made from; with a loopback base URL, that is `url`.
     """
 
@@ -40,14 +42,17 @@ class ServedApp:
         *,
         host: str,
         port: int,
+        guests: Guests | None = None,
     ) -> None:
         listener = bind(host, port)
-        self.url = f"http://{host}:{listener.getsockname()[1]}"
+        self.url = find_url(listener, host)
         if is_loopback(settings.base_url):
             settings = settings.model_copy(update={"base_url": self.url})
         self.settings = settings
         config = uvicorn.Config(
-            guard_host(create_app(settings, handlers=handlers), settings, host),
+            guard_host(
+                make_app(settings, handlers=handlers, fail_fast=True, guests=guests), settings, host
+            ),
             log_level="warning",
             ws="none",
             timeout_graceful_shutdown=STOP_GRACE_S,
@@ -57,8 +62,12 @@ class ServedApp:
             target=self._run, args=(listener,), name="longtask-serve", daemon=True
         )
         self._thread.start()
-        while not self._server.started and self._thread.is_alive():
-            self._thread.join(0.005)
+        try:
+            while not self._server.started and self._thread.is_alive():
+                self._thread.join(0.005)
+        except BaseException:  # an Interrupt: nobody has it, to stop it
+            self._server.should_exit = True
+            raise
         if not self._server.started:
             raise ConfigError("The webhook app did not start; its error is printed above.")
 
@@ -80,16 +89,29 @@ class ServedApp:
         The queue goes on delivering to `url`: serve again on the same port to have them run.
         """
         self._server.should_exit = True
-        self._thread.join(STOP_GRACE_S + 5)
+        if threading.current_thread() is not self._thread:  # a handler's own
+            self._thread.join(STOP_GRACE_S + 10)  # a handler may swallow its cancel for 5 s
 
 
 def guard_host(app: ASGIApp, settings: Settings, host: str) -> ASGIApp:
-    """Refuse foreign host names, where nobody but this machine is meant to call.
+    """Refuse foreign host names and pages, where nobody but this machine is meant to call.
 
     With a public base URL a tunnel or proxy leads here, and sends the name it likes.
     """
-    is_private = is_loopback(f"//{host}") and is_loopback(settings.base_url)
-    return LoopbackHostsOnly(app) if is_private else app
+    is_private = is_loopback(f"//{_bracket(host)}") and is_loopback(settings.base_url)
+    return LoopbackOnly(app, origins=settings.allowed_origins) if is_private else app
+
+
+def find_url(listener: socket.socket, host: str) -> str:
+    """Return the URL by which this machine reaches what listens on `host`."""
+    address, port = listener.getsockname()[:2]
+    if ipaddress.ip_address(address.partition("%")[0]).is_unspecified:  # every interface
+        host = "::1" if listener.family == socket.AF_INET6 else "127.0.0.1"
+    return f"http://{_bracket(host)}:{port}"
+
+
+def _bracket(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def bind(host: str, port: int) -> socket.socket:

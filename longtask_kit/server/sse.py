@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import StreamingResponse
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Mapping
 
     from starlette.types import Message, Receive, Scope, Send
 
@@ -50,16 +50,24 @@ class SseResponse(StreamingResponse):
     Args:
         frames: Whole frames, as bytes.
         heartbeat_s: Longest silence before a comment, in seconds, > 0.
+        heartbeat: The comment.
+        headers: Further ones.
     """
 
     def __init__(
-        self, frames: AsyncGenerator[bytes, None], *, heartbeat_s: float = _HEARTBEAT_S
+        self,
+        frames: AsyncGenerator[bytes, None],
+        *,
+        heartbeat_s: float = _HEARTBEAT_S,
+        heartbeat: bytes = _HEARTBEAT,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         # The last header is for nginx, which otherwise gathers before it passes on.
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(frames, headers=headers, media_type="text/event-stream")
+        own = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(frames, headers=own | dict(headers or {}), media_type="text/event-stream")
         self._frames = frames
         self._heartbeat_s = heartbeat_s
+        self._heartbeat = heartbeat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request.
@@ -71,7 +79,7 @@ class SseResponse(StreamingResponse):
         try:
             async with contextlib.aclosing(self._frames), asyncio.TaskGroup() as group:
                 watching = group.create_task(_wait_until_left(receive))
-                pulse = _Pulse(send, group, self._heartbeat_s)
+                pulse = _Pulse(send, group, self._heartbeat_s, self._heartbeat)
                 try:
                     await pulse.send({"type": "http.response.start", **head})
                     await self._send_frames(pulse)
@@ -96,8 +104,11 @@ class SseResponse(StreamingResponse):
 class _Pulse:
     """Sends, and fills silence by comments; its timer is moved by frames only when it is due."""
 
-    def __init__(self, send: Send, group: asyncio.TaskGroup, heartbeat_s: float) -> None:
+    def __init__(
+        self, send: Send, group: asyncio.TaskGroup, heartbeat_s: float, heartbeat: bytes
+    ) -> None:
         self._send, self._group, self._heartbeat_s = send, group, heartbeat_s
+        self._heartbeat = heartbeat
         # ASGI promises nothing for two sends at once. First come, first served: a comment that
         # waits goes out before the end does.
         self._sending = asyncio.Lock()
@@ -134,7 +145,7 @@ class _Pulse:
 
     async def _send_comment(self) -> None:
         if not self._is_over:
-            await self.send(_make_part(_HEARTBEAT))
+            await self.send(_make_part(self._heartbeat))
 
 
 def _make_part(body: bytes, *, more_body: bool = True) -> Message:

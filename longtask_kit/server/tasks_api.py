@@ -1,7 +1,6 @@
 """`/api/tasks`: submit, status, stream, cancel, list, delete."""
 
 import contextlib
-import hmac
 import json
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -10,47 +9,50 @@ from functools import lru_cache
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, params
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.responses import Response
 
 from longtask_kit.log.events import START, Cursor, Status, encode_frame
+from longtask_kit.log.record import TaskRecord
 from longtask_kit.log.store import Store
 from longtask_kit.log.subscribe import expired, follow
 from longtask_kit.log.transcript import Transcript
+from longtask_kit.server.api_key import check_bearer
+from longtask_kit.server.guests import Guests
 from longtask_kit.server.http_edge import (
     BadRequestError,
-    StartRequest,
+    SubmitRequest,
     TaskReference,
-    TaskRoute,
+    make_keyed_route,
     refusals,
 )
+from longtask_kit.server.places import check_reuse, find_place
 from longtask_kit.server.services import Services
 from longtask_kit.server.sse import SSE_DOCUMENTED, SseResponse
 from longtask_kit.settings import secret
 from longtask_kit.submit.spec import TaskSpec
 from longtask_kit.submit.tasks import Tasks
 
-# Also what makes /docs offer to send the key.
-_Bearer = Annotated[
-    HTTPAuthorizationCredentials | None,
-    Depends(HTTPBearer(auto_error=False, description="The app's LONGTASK_API_KEY.")),
-]
 _TaskIdQuery = Annotated[str, Query(alias="taskId", description="As `start` returned it.")]
 _CursorQuery = Annotated[
     str, Query(alias="lastEventId", description="Continue after this event's `id:`.")
 ]
 
 
-def create_tasks_router(services: Services, dependencies: Sequence[params.Depends]) -> APIRouter:
+def create_tasks_router(
+    services: Services, dependencies: Sequence[params.Depends], guests: Guests | None = None
+) -> APIRouter:
     """Return the router of `/api/tasks`; the dependencies run after the check of the API key."""
-    api = _TasksApi(services)
-    needs_key = services.settings.api_key is not None
+    key = guests.api_key if guests else secret(services.settings.api_key)
+    api = _TasksApi(services, guests, key)
     router = APIRouter(
         prefix="/api/tasks",
         tags=["tasks"],
-        route_class=TaskRoute,
-        responses=refusals(400, *([401] if needs_key else [])),
-        dependencies=[*([Depends(api.check_api_key)] if needs_key else []), *dependencies],
+        route_class=make_keyed_route(key),
+        responses=refusals(400, *([401] if key else [])),
+        dependencies=[
+            *([Depends(check_bearer(key, api.let_guest))] if key else []),
+            *dependencies,
+        ],
     )
     router.post("/start", summary="Submit a task", responses=refusals(413, 502))(api.start)
     router.get("/start", summary="Status of a task (query form)", responses=refusals(404))(
@@ -77,8 +79,17 @@ def create_tasks_router(services: Services, dependencies: Sequence[params.Depend
     router.post("/retry", summary="Run a failed task again", responses=refusals(404, 413, 502))(
         api.retry
     )
+    router.post("/try-now", summary="Have a task's next try at once", responses=refusals(404, 413))(
+        api.try_now
+    )
     router.get("", summary="List tasks, newest first")(api.list_tasks)
     router.get("/{task_id}", summary="Status of a task", responses=refusals(404))(api.read_status)
+    router.get("/{task_id}/input", summary="All of what a task was asked", responses=refusals(404))(
+        api.read_input
+    )
+    router.get(
+        "/{task_id}/next-try", summary="When a task is tried again", responses=refusals(404)
+    )(api.find_next_try)
     router.delete("/{task_id}", summary="Delete a task's record and log", responses=refusals(404))(
         api.delete
     )
@@ -91,23 +102,25 @@ _share_frame = lru_cache(maxsize=64)(encode_frame)
 
 
 class _TasksApi:
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, guests: Guests | None, key: str) -> None:
         self._services = services
+        self._key = key
+        self._guests = guests
 
-    def check_api_key(self, bearer: _Bearer) -> None:
-        """Refuse a caller without the key."""
-        given = bearer.credentials if bearer else ""
-        expected = secret(self._services.settings.api_key)
-        if not hmac.compare_digest(given.encode(), expected.encode()):
-            raise BadRequestError(
-                "This server needs an API key: send `Authorization: Bearer <LONGTASK_API_KEY>`.",
-                status_code=401,
-            )
+    async def let_guest(self, request: Request) -> bool:
+        """Tell whether somebody without the key may make this call."""
+        return self._guests is not None and await self._guests.may_call(request, self._read)
 
-    async def start(self, body: StartRequest) -> dict[str, Any]:
+    async def _read(self, task_id: str) -> TaskRecord:
+        return await (await self._open_tasks()).read(task_id)
+
+    async def start(self, body: SubmitRequest) -> dict[str, Any]:
         """Queue a task; follow it with the `taskId` of the answer."""
-        spec = TaskSpec.from_wire(body.model_dump(exclude_none=True))
-        task_id, message_id = await (await self._open_tasks()).submit(spec)
+        spec = TaskSpec.from_wire(body.model_dump(exclude_unset=True))
+        if body.reuse:
+            task_id, message_id = await self._find_or_submit(spec)
+        else:
+            task_id, message_id = await (await self._open_tasks()).submit(spec)
         return {
             "success": True,
             "taskId": task_id,
@@ -115,13 +128,23 @@ class _TasksApi:
             "message": "Task queued successfully",
         }
 
+    async def _find_or_submit(self, spec: TaskSpec) -> tuple[str, str | None]:
+        check_reuse(self._key)
+        place = find_place(self._services.settings, self._key, [spec])
+        task_id = await (await self._services.open()).groups.submit(spec, place=place)
+        return task_id, (await self._read(task_id)).message_id
+
     async def read_status_by_query(self, task_id: _TaskIdQuery = "") -> dict[str, Any]:
         """Return a task's record; 400 without an id, 404 for an unknown one."""
         return await self.read_status(_require(task_id))
 
     async def read_status(self, task_id: str) -> dict[str, Any]:
         """Return a task's record; 404 for an unknown id."""
-        return (await (await self._open_tasks()).read(task_id)).to_wire()
+        return (await self._read(task_id)).to_wire()
+
+    async def read_input(self, task_id: str) -> dict[str, Any]:
+        """Return what `start` was sent, whole; its status is a small answer beside it."""
+        return {"taskId": task_id, "input": await (await self._open_tasks()).read_input(task_id)}
 
     async def find_place(
         self, request: Request, task_id: _TaskIdQuery = "", last_event_id: _CursorQuery = ""
@@ -134,11 +157,13 @@ class _TasksApi:
             after = Cursor.parse(cursor) if cursor else START
         except ValueError as exc:
             raise BadRequestError(f'"lastEventId": {exc}') from exc
-        if record.is_over and not await opened.store.read_log(record.task_id, after=after):
-            if not await opened.store.has_log(record.task_id):
+        if record.is_over:
+            last = await opened.store.read_last_cursor(record.task_id)
+            if last is None:
                 raise expired(record.task_id, cursor=after)
-            # What an EventSource takes as "don't come back", html.spec.whatwg.org, section 9.2.
-            raise HTTPException(204)
+            if after >= last:
+                # What an EventSource takes as "don't come back", html.spec.whatwg.org, 9.2.
+                raise HTTPException(204)
         return record.task_id, after
 
     async def frames(self, task_id: str, after: Cursor) -> AsyncGenerator[bytes, None]:
@@ -161,7 +186,7 @@ class _TasksApi:
                 yield encode_frame(task_id, event)
 
     async def cancel(self, body: TaskReference) -> dict[str, Any]:
-        """Cancel at once what waits; ask what runs to stop (status `running` until it has)."""
+        """Cancel at once what waits; ask what runs to stop (`cancelling`)."""
         task_id = _require(body.taskId)
         return {"taskId": task_id, "status": await (await self._open_tasks()).cancel(task_id)}
 
@@ -169,6 +194,16 @@ class _TasksApi:
         """Queue a failed task once more; its next attempt starts the text over."""
         task_id = _require(body.taskId)
         return {"taskId": task_id, "messageId": await (await self._open_tasks()).retry(task_id)}
+
+    async def find_next_try(self, task_id: str) -> dict[str, Any]:
+        """Return when the queue tries again a task whose attempt failed, null if it doesn't say."""
+        found = await (await self._open_tasks()).find_next_try(task_id)
+        return {"taskId": task_id, **found.to_wire()}
+
+    async def try_now(self, body: TaskReference) -> dict[str, Any]:
+        """Have a task that waits for its next try run at once, which costs no attempt."""
+        task_id = _require(body.taskId)
+        return {"taskId": task_id, "isTried": await (await self._open_tasks()).try_now(task_id)}
 
     async def list_tasks(
         self,

@@ -8,12 +8,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from longtask_kit.widgets.dashboard import Dashboard
+    from longtask_kit.widgets.group import GroupOutput
     from longtask_kit.widgets.output import TaskOutput
     from longtask_kit.widgets.panel import TaskPanel
 
-__all__ = ["TaskOutput", "TaskPanel"]
+__all__ = ["Dashboard", "GroupOutput", "TaskOutput", "TaskPanel"]
 
-_MODULES = {"TaskOutput": "output", "TaskPanel": "panel"}
+_MODULES = {
+    "Dashboard": "dashboard",
+    "GroupOutput": "group",
+    "TaskOutput": "output",
+    "TaskPanel": "panel",
+}
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for

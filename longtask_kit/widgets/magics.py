@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from IPython.core.error import UsageError
@@ -12,12 +13,21 @@ from IPython.utils.text import FullEvalFormatter
 
 from longtask_kit.client.connect import connect
 from longtask_kit.client.kit import Kit
-from longtask_kit.client.task import Task
-from longtask_kit.errors import LongTaskError, SubmitError
+from longtask_kit.client.options import read_spec
+from longtask_kit.client.task import Task, submit_spec
+from longtask_kit.errors import (
+    LongTaskError,
+    SubmitError,
+    TaskCancelledError,
+    TaskFailedError,
+)
 from longtask_kit.widgets.display import display_task
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
+
+
+_HANDED_ON = ("model", "max_tokens", "temperature", "system", "api", "handler", "retries")
 
 
 @magics_class
@@ -31,25 +41,44 @@ class LongtaskMagics(Magics):
 
     @magic_arguments()
     @argument("--model", "-m", default=None, help="Model name.")
-    @argument("--max-tokens", type=int, default=1000, help="Longest answer, in tokens.")
-    @argument("--temperature", "-t", type=float, default=0.7, help="0 to 2.")
+    @argument("--max-tokens", default="1000", help="Longest answer, in tokens, or none.")
+    @argument("--temperature", "-t", default="0.7", help="0 to 2, or none.")
+    @argument("--system", default=None, help="System message.")
+    @argument("--param", action="append", default=[], metavar="NAME=VALUE", help="One more.")
+    @argument("--metadata", action="append", default=[], metavar="NAME=VALUE", help="Kept with it.")
+    @argument("--api", default=None, help="Of the model service: chat or responses.")
+    @argument("--image", action="append", default=[], metavar="FILE", help="Show it, too.")
+    @argument("--messages", type=Path, default=None, metavar="FILE", help="What was said, JSON.")
+    @argument("--schema", type=Path, default=None, metavar="FILE", help="Of the answer, JSON.")
+    @argument("--handler", default="openai", help="Name of the server-side handler.")
+    @argument("--retries", type=int, default=None, help="Deliveries after the first that fails.")
+    @argument("--timeout", type=float, default=None, help="Seconds until it ends as failed.")
     @argument("--name", "-n", default=None, help="Bind the task to this variable.")
     @argument("--no-wait", action="store_true", help="Return at once; the task streams on.")
     @argument("--format", "-f", action="store_true", help="Fill {expressions} from the notebook.")
+    @argument("--help", "-h", action="store_true", help="Print this.")
     @cell_magic
     def longtask(self, line: str, cell: str) -> None:
         """Submit the cell as a prompt and watch its answer stream."""
         options = parse_argstring(self.longtask, line)
+        if options.help:
+            sys.stdout.write(self.longtask.parser.format_help())
+            return
         if options.name is not None and not options.name.isidentifier():
             raise UsageError(f"--name must be a variable's name, got {options.name!r}")
         prompt = self._fill(cell) if options.format else cell
         try:
-            task = self._find_kit().submit(
-                prompt.strip(),
-                model=options.model,
-                max_tokens=options.max_tokens,
-                temperature=options.temperature,
+            spec = read_spec(
+                prompt=prompt.strip(),
+                images=options.image,
+                messages=options.messages,
+                schema=options.schema,
+                params=options.param,
+                metadata=options.metadata,
+                timeout=options.timeout,
+                **{name: getattr(options, name) for name in _HANDED_ON},
             )
+            task = submit_spec(self._find_kit()._door, spec)
         except SubmitError as exc:
             raise UsageError(str(exc)) from exc
         self._tasks.append(task)
@@ -57,20 +86,27 @@ class LongtaskMagics(Magics):
             self._names[options.name] = task
         display_task(task)
         if not options.no_wait:
-            task.result()  # in 0.1 s steps, so that an Interrupt ends the wait at once
+            self._wait(task)
+
+    def _wait(self, task: Task) -> None:
+        """Wait in 0.1 s steps, so that an Interrupt ends it; of a failure the output tells."""
+        try:
+            task.result()
+        except (TaskFailedError, TaskCancelledError) as exc:
+            raise UsageError(f"{task.id} {task.snapshot().status}, as its output says") from exc
 
     @line_magic
     def longtask_status(self, line: str) -> None:
         """Show the tasks of these magics, or one: `%longtask_status [name or id]`."""
         tasks = [self._find_task(line)] if line.strip() else self._tasks[-10:]
-        rows = [f"{task.id}  {task.status}\n" for task in tasks]
+        rows = [f"{task.id}  {_tell_status(task)}\n" for task in tasks]
         sys.stdout.write("".join(rows) or "no tasks yet\n")
 
     @line_magic
     def longtask_cancel(self, line: str) -> None:
         """Cancel the last task, or one: `%longtask_cancel [name or id]`."""
         status = self._find_task(line).cancel()
-        sys.stdout.write("asked to stop\n" if status == "running" else f"{status}\n")
+        sys.stdout.write("cancelling\n" if status == "cancelling" else f"{status}\n")
 
     @property
     def _names(self) -> dict[str, object]:
@@ -105,6 +141,13 @@ class LongtaskMagics(Magics):
             return str(FullEvalFormatter().format(cell, **self._names))
         except Exception as exc:
             raise UsageError(f"--format: {type(exc).__name__}: {exc}") from exc
+
+
+def _tell_status(task: Task) -> str:
+    """Return the status as it is now, and what is to be said of an end."""
+    status = task.status
+    told = task._tell_state()
+    return told if told.startswith(status) else status
 
 
 def load_ipython_extension(ipython: InteractiveShell) -> None:

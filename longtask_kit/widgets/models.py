@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from longtask_kit.errors import ConfigError
 from longtask_kit.settings import secret
 from longtask_kit.transport import TRANSPORT_ERRORS, open_client
 
@@ -28,5 +29,5 @@ async def fetch_models(settings: Settings) -> dict[str, str]:
         answer.raise_for_status()
         listed = answer.json()["data"]
         return {str(model["id"]): str(model.get("description") or "") for model in listed}
-    except (*TRANSPORT_ERRORS, ValueError, KeyError, TypeError, AttributeError):
+    except (*TRANSPORT_ERRORS, ConfigError, ValueError, KeyError, TypeError, AttributeError):
         return {}

@@ -14,12 +14,20 @@ from typing import TYPE_CHECKING
 
 from longtask_kit import LocalStack, connect
 from longtask_kit.local.model.installed import SMOLLM2_NAME, install_pinned
+from tests.benchmarks.cassette_case import measure_cassette
+from tests.benchmarks.compare_case import measure_compare
+from tests.benchmarks.dashboard_case import measure_dashboard
 from tests.benchmarks.followers_case import measure_followers
+from tests.benchmarks.map_case import measure_map
 from tests.benchmarks.measure import Row, percentile, time_s
 from tests.benchmarks.memory_case import measure_memory
 from tests.benchmarks.queue_case import measure_queue
 from tests.benchmarks.redis_case import measure_redis
-from tests.benchmarks.side_by_side import measure_far_redis, measure_side_by_side
+from tests.benchmarks.side_by_side import (
+    measure_far_redis,
+    measure_responses,
+    measure_side_by_side,
+)
 from tests.benchmarks.widget_case import measure_widget
 from tests.benchmarks.workbench import Answer, ask_model, ask_task, check_same_text
 
@@ -269,11 +277,16 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "flushes": measure_flushes,
     "side-by-side": measure_side_by_side,
     "far-redis": measure_far_redis,
+    "responses": measure_responses,
     "followers": measure_followers,
     "memory": measure_memory,
+    "map": measure_map,
+    "cassette": measure_cassette,
     "queue": measure_queue,
     "redis": measure_redis,
     "widget": measure_widget,
+    "dashboard": measure_dashboard,
+    "compare": measure_compare,
 }
 # Only when named: it fetches a model of 95 MB and needs the llm extra.
 ON_DEMAND: Mapping[str, Benchmark] = {"llm": measure_llm}

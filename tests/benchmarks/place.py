@@ -53,6 +53,7 @@ class Place:
         return self.stack.environment | {
             "UPSTASH_REDIS_REST_URL": self.rest_url,
             "OPENAI_BASE_URL": f"{self.model_url}/v1",
+            "LONGTASK_API_KEY": "",  # readers come over HTTP
             "BENCH_REDIS_URL": self.redis_url,
         }
 
@@ -100,10 +101,10 @@ def start_module(module: str, *arguments: str) -> Iterator[tuple[subprocess.Pope
 
 
 @contextlib.contextmanager
-def serve_app(place: Place) -> Iterator[tuple[Settings, int]]:
+def serve_app(place: Place, *options: str) -> Iterator[tuple[Settings, int]]:
     """Run `longtask serve` in a process of its own; yields a kit's settings, and its pid."""
     url = f"http://127.0.0.1:{(port := free_port())}"
-    command = [sys.executable, "-m", "longtask_kit.cli", "serve", "--port", str(port)]
+    command = [sys.executable, "-m", "longtask_kit.cli", "serve", "--port", str(port), *options]
     environment = os.environ | place.environment | {"LONGTASK_BASE_URL": url}
     quiet = subprocess.DEVNULL
     process = subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet)

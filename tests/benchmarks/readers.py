@@ -86,6 +86,22 @@ async def open_kit(place: Place) -> AsyncIterator[Contestant]:
 
 
 @contextlib.asynccontextmanager
+async def open_responses(place: Place) -> AsyncIterator[Contestant]:
+    """The openai SDK on the kit's `/v1/responses`, the app in a process of its own."""
+    with serve_app(place, "--front-end", "responses") as (settings, pid):
+        url = f"{settings.base_url}/v1"
+        async with AsyncOpenAI(api_key="x", base_url=url, max_retries=0, timeout=60) as client:
+
+            async def read(prompt: str, model: str, reading: Reading) -> None:
+                events = await client.responses.create(model=model, input=prompt, stream=True)
+                async for event in events:
+                    if event.type == "response.output_text.delta":
+                        reading.take(event.delta)
+
+            yield Contestant(read=read, pids=frozenset({pid}))
+
+
+@contextlib.asynccontextmanager
 async def open_naive(place: Place) -> AsyncIterator[Contestant]:
     """Three REST calls a token, an SSE subscription a reader."""
     headers = {"Authorization": f"Bearer {place.environment['UPSTASH_REDIS_REST_TOKEN']}"}
@@ -174,6 +190,8 @@ CONTESTANTS: dict[str, Open] = {
     "taskiq to pub/sub": open_taskiq,
 }
 """By the name in the table."""
+
+RESPONSES = "openai SDK, /v1/responses"
 
 
 # -- listening ----------------------------------------------------------------------------------

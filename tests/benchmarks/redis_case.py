@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import redis
 
-from longtask_kit.log.keys import channel_name, log_key, task_key
+from longtask_kit.log.keys import channel_name, script_keys, task_key
 from longtask_kit.log.redis import load_script
 from tests.benchmarks.measure import Row, percentile, time_s
 from tests.benchmarks.redis_clients import (
@@ -82,11 +82,11 @@ class _Appends:
             self._raw.hset(task_key(task_id), "attempt", "1")
         self._seqs[caller] += 1
         entries = json.dumps([[f"1-{self._seqs[caller]}", "data", "a delta of a few words"]])
-        keys = [task_key(task_id), log_key(task_id)]
+        keys = script_keys("append", task_id)
         return [
             "EVALSHA",
             self._sha,
-            2,
+            len(keys),
             *keys,
             channel_name(task_id),
             600,
@@ -102,8 +102,8 @@ class _Appends:
 
     def run_raw(self) -> None:
         """Run one through redis-py."""
-        _, sha, _, *rest = map(str, self.next_command(_RAW))
-        assert self._raw.evalsha(sha, 2, *rest) == [b"ok"]
+        _, sha, count, *rest = map(str, self.next_command(_RAW))
+        assert self._raw.evalsha(sha, int(count), *rest) == [b"ok"]
 
 
 def _same(command: object) -> Callable[[int], bytes]:

@@ -25,14 +25,20 @@ from redis import Redis
 from tests.benchmarks.load import COLUMNS, Figures, Load, Reading
 from tests.benchmarks.measure import Row
 from tests.benchmarks.place import move_away, open_place, read_cpu_s
-from tests.benchmarks.readers import CONTESTANTS, ROUND_TRIP_MS, UnavailableError
+from tests.benchmarks.readers import (
+    CONTESTANTS,
+    RESPONSES,
+    ROUND_TRIP_MS,
+    UnavailableError,
+    open_responses,
+)
 from tests.benchmarks.stamped_model import read_clock
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from tests.benchmarks.place import Place
-    from tests.benchmarks.readers import Contestant
+    from tests.benchmarks.readers import Contestant, Open
     from tests.benchmarks.workbench import Workbench
 
     Results = dict[str, list[Figures]]
@@ -90,7 +96,7 @@ def measure_side_by_side(bench: Workbench) -> list[Row]:
         loads = loads[:1]
     rows: list[Row] = []
     with open_place(bench.stack) as place:
-        for load, results in _compare(bench, place, loads, list(CONTESTANTS)).items():
+        for load, results in _compare(bench, place, loads, CONTESTANTS).items():
             rows += _make_rows("side-by-side", load, results)
             rows += _make_aim_rows(load, results)
     return rows
@@ -109,7 +115,8 @@ def measure_far_redis(bench: Workbench) -> list[Row]:
     with open_place(bench.stack) as place, move_away(place, ROUND_TRIP_MS) as far:
         round_trip_ms = _measure_round_trip_ms(far)
         rows = [Row(benchmark="far-redis", what="PING", unit="ms", values=[round_trip_ms])]
-        results = _compare(bench, far, loads[:1] if bench.is_quick else loads, _FAR_NAMES)
+        chosen = {name: CONTESTANTS[name] for name in _FAR_NAMES}
+        results = _compare(bench, far, loads[:1] if bench.is_quick else loads, chosen)
         for load, found in results.items():
             rows += _make_rows("far-redis", load, found)
             own = found[KIT]
@@ -130,6 +137,29 @@ def measure_far_redis(bench: Workbench) -> list[Row]:
     return rows
 
 
+def measure_responses(bench: Workbench) -> list[Row]:
+    """A hundred streams at once through `/v1/responses`, read by the openai SDK.
+
+    Bound by CPU as side-by-side is, and by the SDK, which makes an object of each event in the
+    process that reads all hundred; read directly it makes one of each token.
+    """
+    count = next(iter(bench.tasks), bench.scaled(_HUNDRED.tasks, 5))
+    load = Load(tasks=count, rate=_HUNDRED.rate)
+    names = {name: CONTESTANTS[name] for name in (KIT, _SDK)} | {RESPONSES: open_responses}
+    with open_place(bench.stack) as place:
+        results = _compare(bench, place, [load], names)[load]
+    rates = [run.rate / (load.tasks * load.rate) for run in results[RESPONSES]]
+    aim = Row(
+        benchmark="responses",
+        what=f"{load}: {RESPONSES}, read / models' rate",
+        unit="x",
+        values=rates,
+        aim=0.9,
+        is_floor=True,
+    )
+    return [*_make_rows("responses", load, results), aim]
+
+
 def _measure_round_trip_ms(place: Place) -> float:
     """Return what a PING takes on an open connection that is used now and then; the median."""
     times_ms = []
@@ -143,7 +173,7 @@ def _measure_round_trip_ms(place: Place) -> float:
 
 
 def _compare(
-    bench: Workbench, place: Place, loads: Sequence[Load], names: Sequence[str]
+    bench: Workbench, place: Place, loads: Sequence[Load], contestants: Mapping[str, Open]
 ) -> dict[Load, Results]:
     """Measure each load with each contestant; all of them stand ready from the beginning."""
 
@@ -152,9 +182,9 @@ def _compare(
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(100))
         async with contextlib.AsyncExitStack() as stack:
             ready: dict[str, Contestant] = {}
-            for name in names:
+            for name, enter in contestants.items():
                 try:
-                    ready[name] = await stack.enter_async_context(CONTESTANTS[name](place))
+                    ready[name] = await stack.enter_async_context(enter(place))
                 except UnavailableError as exc:
                     bench.skip(name, str(exc))
             return {load: await _run_load(bench, place, load, ready) for load in loads}

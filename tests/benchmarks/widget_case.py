@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
 import tempfile
@@ -21,6 +22,8 @@ from tests.kernel_wire import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from longtask_kit import Kit
     from tests.benchmarks.workbench import Workbench
     from tests.kernel_wire import Message
@@ -86,7 +89,7 @@ def _describe_wire(
     last = runs[-1]
     count = sum(message.type == "comm_msg" for message in last)
     opening, static = count_bytes(last, "comm_open"), count_bytes(last, "update_display_data")
-    note = f"{count} messages; opened by {opening:,} bytes"
+    note = f"{count} messages, {count_bytes(last, 'comm_msg'):,} bytes; opened by {opening:,} bytes"
     note += f", saved as {static / size_bytes:.1f} x" if static else ""
     peaks = [find_peak(run) for run in runs]
     return [
@@ -102,13 +105,30 @@ def _describe_wire(
     ]
 
 
-def _measure_page(bench: Workbench, kit: Kit) -> list[Row]:
-    """Stream an answer into JupyterLab; no row, and the reason said, where that can't run."""
+def find_missing(benchmark: str) -> list[str]:
+    """Return what a page needs and is not there, and say that it is left out."""
     missing = [] if Path(CHROMIUM).exists() else ["chromium"]
     missing += [n for n in ("jupyterlab", "playwright") if importlib.util.find_spec(n) is None]
     if missing:
-        sys.stderr.write(f"widget: the page is left out, since there is no {', '.join(missing)}\n")
-        return []
+        told = f"the page is left out, since there is no {', '.join(missing)}"
+        sys.stderr.write(f"{benchmark}: {told}\n")
+    return missing
+
+
+def _measure_page(bench: Workbench, kit: Kit) -> list[Row]:
+    with open_notebook(bench, "widget", _CELLS) as notebook:
+        if notebook is None:
+            return []
+        notebook.run_all()
+        return [_measure_tasks(bench, kit, notebook, language) for language in ("en", "zh")]
+
+
+@contextlib.contextmanager
+def open_notebook(bench: Workbench, name: str, *cells: str) -> Iterator[Notebook | None]:
+    """Yield a notebook in JupyterLab; None, and the reason said, where that can't run."""
+    if find_missing(name):
+        yield None
+        return
     from playwright.sync_api import sync_playwright
 
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
@@ -118,9 +138,7 @@ def _measure_page(bench: Workbench, kit: Kit) -> list[Row]:
         )
         try:
             page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
-            notebook = Notebook(server, page, "widget.ipynb", [_CELLS])
-            notebook.run_all()
-            return [_measure_tasks(bench, kit, notebook, language) for language in ("en", "zh")]
+            yield Notebook(server, page, f"{name}.ipynb", list(cells))
         finally:
             browser.close()
             server.stop()
@@ -135,7 +153,8 @@ def _measure_tasks(bench: Workbench, kit: Kit, notebook: Notebook, language: str
         notebook.start_tracing()
         notebook.run_code(f"task = kit.attach({task_id!r}); output.watch(task); task.result()")
         notebook.page.wait_for_timeout(200)  # a draw: before it, the answer shown is the last one
-        notebook.page.wait_for_function("document.querySelector('.longtask-tail').hidden")
+        notebook.output(0).locator('.longtask-output[data-status="completed"]').wait_for()
+        notebook.output(0).locator(".longtask-scroller.is-over").wait_for()
         longest.append(notebook.stop_tracing())
         shown = notebook.page.evaluate("document.querySelector('.longtask-text').textContent")
         assert shown == "".join(write_answer(language, tokens))

@@ -1,8 +1,9 @@
 """One JupyterLab and one Chromium a session, a fresh page a test; visibly skipped without them."""
 
 import importlib.util
+import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,13 +13,16 @@ import longtask_kit as lt
 from tests.browser.jupyter import CHROMIUM, CHROMIUM_ARGUMENTS, JupyterServer, Notebook
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 _MISSING = [
     *([] if Path(CHROMIUM).exists() else ["no chromium on this machine (apt install chromium)"]),
-    *(f"no {name} (pip install -e '.[dev]')" for name in ("jupyterlab", "playwright", "voila")
+    *(f"no {name} (pip install -e '.[dev]')"
+      for name in ("jupyterlab", "notebook", "playwright", "voila")
       if importlib.util.find_spec(name) is None),
 ]  # fmt: skip
+
+_FAILED = pytest.StashKey[bool]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,6 +36,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _is_browser_test(item: pytest.Item) -> bool:
     return "tests/browser/" in item.path.as_posix()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what rounds have measured: how long pages took to tell that their kernel is gone."""
+    taken_ms: dict[str, list[float]] = {}
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in getattr(report, "user_properties", ()):
+            if name == "loss" and report.when == "call":
+                taken_ms.setdefault(value[0], []).append(value[1])
+    if terminalreporter.config.getoption("--rounds") > 1 and taken_ms:
+        terminalreporter.write_sep("=", "from the kernel's loss to the card that says so")
+        for what, all_ms in taken_ms.items():
+            most, count = max(all_ms), len(all_ms)
+            terminalreporter.write_line(f"{what}: at most {most:.0f} ms, {count} times")
 
 
 @pytest.fixture(scope="session")
@@ -56,21 +74,57 @@ def browser() -> Iterator["Browser"]:
         launched.close()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember that a test failed: who knows in what state it leaves its page."""
+    report = yield
+    item.stash[_FAILED] = item.stash.get(_FAILED, False) or report.failed
+    return report
+
+
+@pytest.fixture(scope="session")
+def kept() -> list["Page"]:
+    """The page with JupyterLab in it that the next test may have, if there is one."""
+    return []
+
+
 @pytest.fixture
 def open_notebook(
-    jupyter: JupyterServer, browser: "Browser", request: pytest.FixtureRequest
+    jupyter: JupyterServer, browser: "Browser", kept: list["Page"], request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., Notebook]]:
-    contexts = []
+    names = (f"nb{n}_{abs(hash(request.node.name)) % 10**8}.ipynb" for n in itertools.count())
+    plain: list[Notebook] = []
 
-    def open_one(*cells: str) -> Notebook:
-        context = browser.new_context(viewport={"width": 1280, "height": 900})
-        context.set_default_timeout(30_000)
-        context.grant_permissions(["clipboard-read", "clipboard-write"])
-        contexts.append(context)
-        name = f"nb{len(contexts)}_{abs(hash(request.node.name)) % 10**8}.ipynb"
-        return Notebook(jupyter, context.new_page(), name, list(cells))
+    def open_one(
+        *cells: str, front_end: str = "/doc/tree", url: str = "", own_page: bool = False
+    ) -> Notebook:
+        """Open it where the test before had its own, unless the page itself is the subject."""
+        is_plain = (front_end, url, own_page) == ("/doc/tree", "", False)
+        page = kept.pop() if is_plain and kept else _open_page(browser)
+        page.set_viewport_size({"width": 1280, "height": 900})
+        notebook = Notebook(jupyter, page, next(names), list(cells), front_end, url)
+        if is_plain:
+            plain.append(notebook)
+        return notebook
 
     yield open_one
-    for context in contexts:
-        context.close()
+    left = next((notebook for notebook in plain if not notebook.page.is_closed()), None)
+    if left is not None and not request.node.stash[_FAILED]:
+        left.leave()
+        kept[:] = [left.page]
+    for page in [page for context in browser.contexts for page in context.pages]:
+        if page not in kept:
+            page.close()
+    for context in browser.contexts:
+        if not context.pages:
+            context.close()
     jupyter.end_sessions()
+
+
+def _open_page(browser: "Browser") -> "Page":
+    context = browser.new_context()
+    context.set_default_timeout(30_000)
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    return context.new_page()

@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 import longtask_kit as lt
-from longtask_kit.cli.lab import _find_first, copy_lessons, find_lessons, make_environment
+from longtask_kit.cli.lab import (
+    _find_first,
+    copy_lessons,
+    find_lessons,
+    make_environment,
+    make_lab_environment,
+)
 from tests.browser.jupyter import answers, find_children, find_running
 from tests.serving import free_port
 from tests.wait import wait_until
@@ -138,6 +144,12 @@ def test_a_dotenv_of_the_folder_reaches_the_kernels(
         "LONGTASK_RETRIES": "5",
         "LONGTASK_MODEL": "of-the-environment",
     }
+
+
+def test_the_lessons_name_the_demo_unless_services_are_named(settings: lt.Settings) -> None:
+    own = lt.Settings(_env_file=None, model="mine", openai_api_key="sk-mine")
+    assert make_lab_environment(own) == {"LONGTASK_MODEL": "demo", "OPENAI_API_KEY": "sk-mine"}
+    assert make_lab_environment(settings) == make_environment(settings)
 
 
 @pytest.fixture

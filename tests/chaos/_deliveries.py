@@ -45,9 +45,9 @@ def read_record(settings: lt.Settings, task_id: str) -> TaskRecord:
     return record
 
 
-def make_body(task_id: str, prompt: str) -> bytes:
+def make_body(task_id: str) -> bytes:
     """Return a delivery's body."""
-    return json.dumps({"taskId": task_id, "prompt": prompt}).encode()
+    return json.dumps({"taskId": task_id}).encode()
 
 
 def deliver(

@@ -84,7 +84,11 @@ class Wire:
             except OSError:
                 return
             self.connections += 1
-            link = Link(client, socket.create_connection(self._target))
+            try:
+                link = Link(client, socket.create_connection(self._target))
+            except OSError:  # it is dead
+                client.close()
+                continue
             with self._lock:
                 self.links.add(link)
             for side in (link.client, link.server):

@@ -1,6 +1,7 @@
 """The demo model with another text for every attempt, and a record of every call."""
 
 import json
+import re
 import threading
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,6 +15,8 @@ from longtask_kit.settings import DEMO_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+_IDS = re.compile(rb'"token_ids":(\[[^]]*\])')
 
 
 @cache
@@ -38,6 +41,8 @@ class Call:
     Attributes:
         task_id: Whose it is, and which `attempt` of it.
         prompt: What was asked.
+        begun: The tokens of the answer that it was to go on behind, of a model that tells them.
+        ids: Those that it told.
         tokens: How many were sent.
         is_whole: The last byte was sent.
         ended: Set when the answer is over: whole, or the client has left.
@@ -46,6 +51,8 @@ class Call:
     task_id: str
     attempt: int
     prompt: str
+    begun: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
     tokens: int = 0
     is_whole: bool = False
     ended: threading.Event = field(default_factory=threading.Event)
@@ -80,8 +87,12 @@ class RecordingModel:
             return
         headers = dict(scope["headers"])
         task_id, _, attempt = headers[b"x-client-request-id"].decode().partition("/")
-        body = json.loads(await _read_body(receive)) | {"seed": int(attempt)}
-        call = Call(task_id, int(attempt), body["messages"][-1]["content"])
+        body = json.loads(await _read_body(receive))
+        if not body["model"].startswith("demo-continue"):  # one text, however many attempts
+            body["seed"] = int(attempt)
+        asked = [m["content"] for m in body["messages"] if m["role"] == "user"]
+        begun = body["messages"][-1].get("token_ids", [])
+        call = Call(task_id, int(attempt), asked[-1], begun)
         self.calls.append(call)
         unread = [json.dumps(body).encode()]
 
@@ -94,6 +105,8 @@ class RecordingModel:
             await send(message)
             sent = message.get("body", b"")
             call.tokens += sent.count(b'"delta":{"content":')
+            for told in _IDS.findall(sent):
+                call.ids += json.loads(told)
             call.is_whole = call.is_whole or b"[DONE]" in sent
             if sent:
                 await self.after_write(call)

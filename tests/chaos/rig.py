@@ -2,6 +2,8 @@
 
 import contextlib
 import itertools
+import os
+import signal
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -14,8 +16,10 @@ from longtask_kit.log.events import TaskEvent
 from tests.chaos.faulty_redis import FaultyRedis
 from tests.chaos.recording_model import RecordingModel, text_of, tokens_of
 from tests.chaos.webhooks import Webhooks
+from tests.local.processes import find_valkey, is_alive
 from tests.proxy import Proxy, proxy_to
 from tests.serving import serve
+from tests.wait import wait_until
 
 _NUMBERS = itertools.count(1)
 _TOPICS = ("Explain tides", "Tell a story about rivers", "List ten uses of salt", "解释潮汐")
@@ -111,7 +115,8 @@ class Watched:
         assert [e.type for e in events].count("end") == 1
         assert [e.data for e in events if e.type == "status"].count("completed") == 1
         assert self.task.usage is not None
-        assert self.task.usage.completion_tokens == count
+        # What was cut is paid, too, as far as the last attempt read of it in the log.
+        assert self.task.usage.completion_tokens >= count
         return events
 
 
@@ -155,9 +160,24 @@ def open_rig(
                 "UPSTASH_REDIS_REST_URL": redis_rest_url,
                 "OPENAI_BASE_URL": f"{model_url}/v1",
                 "LONGTASK_BASE_URL": entrance.url,
+                "LONGTASK_API_KEY": "",
                 "LONGTASK_LEASE_S": "1",
                 **environment,
             }
         )
         kit = enter(lt.connect(settings=settings, quiet=True))
         yield Rig(stack, settings, kit, hooks, entrance, model)
+
+
+def run_stack(data: Path) -> lt.LocalStack:
+    """Start a stack on a folder, with the ports and tokens that it had there before."""
+    return lt.LocalStack.start(data, time_scale=1e-6, idle_exit_s=None)
+
+
+def kill_stack(stack: lt.LocalStack) -> None:
+    """Kill a stack's process group and its Valkey (-9), and reap."""
+    valkey = find_valkey(stack.pid)
+    os.kill(valkey, signal.SIGKILL)
+    os.killpg(stack.pid, signal.SIGKILL)
+    stack.stop()  # it is ours: somebody must reap it
+    wait_until(lambda: not is_alive(valkey))

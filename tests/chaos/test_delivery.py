@@ -62,9 +62,6 @@ def read_events(settings: lt.Settings, task_id: str) -> list[lt.TaskEvent]:
     return asyncio.run(read())
 
 
-# -- the same delivery, again and again ---------------------------------------------------------
-
-
 def check_answers(answers: list[httpx.Response]) -> list[int]:
     """Check that each copy ran the task, was told to come back, or that it is done."""
     for told in answers:
@@ -103,7 +100,7 @@ def test_copies_posted_at_once_run_the_model_once(
         gate = threading.Event()
         model.script(prompt, answer(TOKENS, gate=gate))
         task_id = record_task(own, prompt)
-        body = make_body(task_id, prompt)
+        body = make_body(task_id)
         named = ["msg_one" if ids == "one message" else f"msg_{n}" for n in range(copies)]
         answers = post_at_once(own, body, named, gate)
         assert check_answers(answers) == [200] + [503] * (copies - 1)
@@ -160,7 +157,7 @@ def test_a_failed_task_is_not_run_again_by_its_own_message(
     prompt = "Explain tides, refused"
     model.script(prompt, Refusal(401, "no", code="invalid_api_key"))
     task_id = record_task(own, prompt)
-    body = make_body(task_id, prompt)
+    body = make_body(task_id)
     assert deliver(own, body).status_code == 489
     with ThreadPoolExecutor(5) as pool:
         again = list(pool.map(lambda _: deliver(own, body), range(5)))
@@ -174,7 +171,7 @@ def test_a_copy_takes_over_from_a_dead_attempt_and_only_one_does(
 ) -> None:
     prompt = "Explain tides after a death"
     task_id = record_task(own, prompt)
-    body = make_body(task_id, prompt)
+    body = make_body(task_id)
     begin_and_die(own, task_id)
     assert check_answers([deliver(own, body) for _ in range(3)]) == [503] * 3
     wait_until(lambda: deliver(own, body).status_code == 200)
@@ -195,9 +192,6 @@ def begin_and_die(own: lt.Settings, task_id: str) -> None:
             await source._store.begin(task_id, delivery_id="msg_dead")
 
     asyncio.run(begin())
-
-
-# -- a publish that fails -----------------------------------------------------------------------
 
 
 def submit_and_fail(through: lt.Settings, prompt: str) -> lt.SubmitError:
@@ -325,7 +319,7 @@ def test_a_publish_of_unknown_outcome_runs_once_or_is_failed(
         else:
             assert events[-1].code == "not_queued"
         # What still is in the queue is delivered soon; it changes nothing.
-        assert deliver(own, make_body(task_id, prompt), delivery_id="msg_late").status_code == 200
+        assert deliver(own, make_body(task_id), delivery_id="msg_late").status_code == 200
         assert model.calls[prompt] == (status == "completed")
         assert read_record(own, task_id).status == status
     figures(f"7 publish {how}", f"{outcomes['completed']} ran once, {outcomes['failed']} failed")
@@ -349,9 +343,6 @@ def test_a_publish_whose_first_replies_are_lost_is_sent_again_and_runs_once(
         assert wire.connections == lost + 1
     assert model.calls[prompt] == read_record(own, task.id).attempt == 1
     figures(f"7 first {lost} publish replies lost", "sent again, ran once")
-
-
-# -- the last retry used up ---------------------------------------------------------------------
 
 
 def fail_for_good(own: lt.Settings, model: ScriptedModel, prompt: str) -> str:
@@ -402,7 +393,7 @@ def test_a_retry_gives_readers_from_before_and_after_the_new_text(
             assert reader.attempt == 6, "four failed, the fifth is the end itself"
         assert model.calls["Explain retries"] == 5
         check_tokens(read_events(own, task_id), TOKENS)
-        with pytest.raises(lt.SubmitError, match="Only a failed task"):
+        with pytest.raises(lt.SubmitError, match="Only a failed or cancelled task"):
             task.retry()
     figures("10 retry()", "attempt 6; 4 readers from before and after have the new text")
 

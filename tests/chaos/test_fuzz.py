@@ -53,13 +53,15 @@ def examples(count: int) -> hypothesis_settings:
     )
 
 
-# -- the app, from its own OpenAPI page ---------------------------------------------------------
-
-
 def put_in_a_real_task(case: schemathesis.Case[Any], task_id: str) -> None:
     """Name a task that is there; one that was guessed never is."""
     if "task_id" in case.path_parameters:
         case.path_parameters["task_id"] = task_id
+    if "chat_id" in case.path_parameters:
+        case.path_parameters["chat_id"] = task_id
+    if "response_id" in case.path_parameters:
+        case.path_parameters["response_id"] = task_id.replace("task_", "resp_")
+        case.query.pop("starting_after", None)
     if isinstance(case.body, dict) and "taskId" in case.body:
         case.body["taskId"] = task_id
     if case.path.endswith(("/stream", "/start")) and case.method == "GET":
@@ -72,21 +74,26 @@ def check_answer(case: schemathesis.Case[Any], answer: schemathesis.Response) ->
     """Check an answer's status, type and shape against the page, and that no refusal is bare."""
     assert answer.status_code < 500 or answer.status_code in (502, 503), answer.text
     case.validate_response(answer, checks=CHECKS)
-    if answer.status_code == 200 and case.path.endswith("/stream"):
-        assert answer.headers["content-type"][0].startswith("text/event-stream")
+    is_stream = answer.headers["content-type"][0].startswith("text/event-stream")
+    if case.path.endswith("/stream") and answer.status_code == 200:
+        assert is_stream
+    if is_stream:
+        assert answer.status_code == 200
         return
     body = answer.json()
     assert isinstance(body, dict)
     if answer.status_code != 200:
-        assert isinstance(body["error"], str)
-        assert body["error"]
+        is_openais = case.path.startswith("/v1/")
+        said = body["error"]["message"] if is_openais else body["error"]
+        assert isinstance(said, str)
+        assert said
         assert set(body) <= {"error", "taskId"}
 
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("mode", [*schemathesis.GenerationMode], ids=lambda mode: mode.value)
 def test_every_call_is_answered_as_the_openapi_page_says(
-    settings: lt.Settings,
+    stack: lt.LocalStack,
     kit: lt.Kit,
     scale: Scale,
     figures: Figures,
@@ -95,16 +102,17 @@ def test_every_call_is_answered_as_the_openapi_page_says(
     count, sent = scale(short=15, full=400), dict[int, int]()
     ids = [kit.submit("Explain tides", model="demo-fast", max_tokens=5) for _ in range(3)]
     tasks = [task.id for task in ids if task.result(30)]
-    page = schemathesis.openapi.from_url(f"{settings.base_url}/openapi.json")
+    page = schemathesis.openapi.from_url(f"{stack.environment['LONGTASK_BASE_URL']}/openapi.json")
+    key = {"Authorization": f"Bearer {stack.environment['LONGTASK_API_KEY']}"}
     operations = [found.ok() for found in page.get_all_operations() if isinstance(found, Ok)]
-    assert len(operations) == 12
+    assert len(operations) == 37
     for operation in operations:
 
         @examples(count)
         @given(case=operation.as_strategy(generation_mode=mode), task_id=st.sampled_from(tasks))
         def call(case: schemathesis.Case[Any], task_id: str) -> None:
             put_in_a_real_task(case, task_id)
-            answer = case.call(timeout=20)
+            answer = case.call(timeout=20, headers=key)
             sent[answer.status_code] = sent.get(answer.status_code, 0) + 1
             check_answer(case, answer)
 
@@ -116,13 +124,18 @@ def test_every_call_is_answered_as_the_openapi_page_says(
 
 
 ROUTES = ["api/tasks", "api/tasks/start", "api/tasks/stream", "api/tasks/cancel"]
-ROUTES += ["api/tasks/retry", "api/tasks/task_12345678", "api/health", "api/nothing", ""]
+ROUTES += ["api/tasks/retry", "api/tasks/try-now", "api/tasks/task_12345678/next-try"]
+ROUTES += ["api/tasks/task_12345678", "api/health", "api/nothing", ""]
 ROUTES += ["api/qstash/webhook", "api/qstash/failure"]
+ROUTES += ["v1/responses", "v1/responses/resp_12345678", "v1/chat/completions", "v1/models"]
+ROUTES += ["api/chat", "api/chat/x/stream", "api/chat/task_12345678/stream", "api/chat/x/stop"]
+ROUTES += ["api/agui", "api/agui/stop"]
 PATHS = st.tuples(
     st.sampled_from(ROUTES), st.sampled_from(["", "/", "//", "%00", "/.."]) | st.text(max_size=4)
 ).map(lambda parts: parts[0] + quote(parts[1], safe="%./"))
 JSON_BODIES = st.dictionaries(
-    st.sampled_from(["prompt", "taskId", "model", "maxTokens", "temperature", "metadata"]),
+    st.sampled_from(["prompt", "taskId", "model", "maxTokens", "temperature", "metadata"])
+    | st.sampled_from(["input", "messages", "stream", "background", "tools", "text"]),
     st.none() | st.integers() | st.floats() | st.text(max_size=5) | st.lists(st.integers()),
 ).map(lambda body: json.dumps(body).encode())
 
@@ -150,20 +163,26 @@ def test_any_method_path_and_body_is_answered_in_our_shape(
     figures("F any method, path, body", f"{count} calls: statuses {sorted(seen)}")
 
 
-@pytest.mark.parametrize("path", ["start", "cancel", "retry"])
-@pytest.mark.parametrize("shape", ["[%s]", '{"prompt": "x", "taskId": "x", "metadata": {"a": %s}}'])
-def test_a_body_nested_too_deep_is_a_400(settings: lt.Settings, path: str, shape: str) -> None:
+DEEP_ROUTES = ["api/tasks/start", "api/tasks/cancel", "api/tasks/retry"]
+DEEP_ROUTES += ["v1/responses", "v1/chat/completions", "api/chat"]
+DEEP_ROUTES += ["api/agui", "api/agui/stop"]
+DEEP_FIELDS = '{"prompt": "x", "taskId": "x", "input": "x", "messages": [], "metadata": {"a": %s}}'
+
+
+@pytest.mark.parametrize("path", DEEP_ROUTES)
+@pytest.mark.parametrize("shape", ["[%s]", DEEP_FIELDS])
+def test_a_body_nested_too_deep_is_a_400(stack: lt.LocalStack, path: str, shape: str) -> None:
     body = shape.replace("%s", "[" * 100_000 + "]" * 100_000)
-    headers = {"Content-Type": "application/json"}
-    answer = httpx.post(f"{settings.base_url}/api/tasks/{path}", content=body, headers=headers)
+    key = f"Bearer {stack.environment['LONGTASK_API_KEY']}"
+    headers = {"Content-Type": "application/json", "Authorization": key}
+    url = f"{stack.environment['LONGTASK_BASE_URL']}/{path}"
+    answer = httpx.post(url, content=body, headers=headers)
     assert (answer.status_code, set(answer.json())) == (400, {"error"}), answer.text
 
 
 def test_a_signed_delivery_nested_too_deep_goes_to_the_dead_letters(settings: lt.Settings) -> None:
     assert deliver(settings, b"[" * 100_000 + b"]" * 100_000).status_code == 489
 
-
-# -- readers, from a server that says anything --------------------------------------------------
 
 HEADS = [
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n",
@@ -412,8 +431,6 @@ def test_the_texts_of_a_frame_are_texts(name: str) -> None:
             assert text is None or isinstance(text, str)
 
 
-# -- a model's text is data ---------------------------------------------------------------------
-
 EVIL = (
     "<script>alert(1)</script> <img src=x onerror=alert(1)> [x](javascript:alert(1))\n"
     "\x1b[2J\x1b[H\x1b[38;5;197mred\x1b]0;owned\x07\x1b]52;c;ZXZpbA==\x1b\\ "
@@ -525,11 +542,16 @@ class Tags(HTMLParser):
 OURS = {"div", "p", "b", "br", "em", "strong", "code", "pre", "a", "ul", "ol", "li", "hr"}
 OURS |= {"blockquote", "h1", "h2", "h3", "h4", "h5", "h6"}
 OURS |= {"table", "thead", "tbody", "tr", "th", "td"}
+OURS |= {"style", "section", "span", "i", "s", "details", "summary"}
+OUR_ATTRIBUTES = {"style", "href", "title", "class", "start", "target", "rel"}
+OUR_ATTRIBUTES |= {"tabindex", "role", "aria-label", "aria-hidden"}
 PIECES = (
     st.sampled_from(["<", ">", '"', "'", "`", "[", "](", ")", "javascript:", "data:text/html,"])
     | st.sampled_from(["<script>", "<img src=x onerror=", "<svg/onload=", "</div>", "<!--", "-->"])
     | st.sampled_from(["\n", "\n\n", "    ", "|-|", "|", "```", "# ", "- ", "> ", "![", "<a href="])
     | st.sampled_from(["&#x6a;", "&lt;", "style=", "\x1b[2J", "\x00"])
+    | st.sampled_from(["$", "$$", "\\(", "\\)", "\\[", "\\]", "\\href{", "- [x] ", "https://a.b/"])
+    | st.sampled_from(["```python\n", "```html\n", "~~", "x |\n|--:|\n|"])
     | st.text(max_size=5)
 )
 
@@ -549,7 +571,7 @@ def test_no_text_makes_markup_of_its_own_in_a_saved_notebook(
         found = Tags()
         found.feed(made["text/html"])
         assert found.tags <= OURS
-        assert found.attributes <= {"style", "href", "title", "class", "start"}
+        assert found.attributes <= OUR_ATTRIBUTES
         assert CONTROLS.findall(made["text/html"] + made["text/plain"]) == []
 
     bundle()

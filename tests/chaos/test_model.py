@@ -1,6 +1,8 @@
 """Whatever the model does, the attempt ends as the table in the README says, with its text."""
 
+import functools
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,8 +23,10 @@ from tests.chaos._scripted import (
     served_app,
 )
 from tests.thorough import first_of
+from tests.wait import wait_until
 
 Figures = Callable[[str, str], None]
+DONE = b"data: [DONE]\n\n"
 TOKENS = model_tokens("Explain tides")
 HALF = TOKENS[: len(TOKENS) // 2]
 
@@ -82,8 +86,12 @@ def retried(reply: Reply | Refusal, code: str, **expected: object) -> Case:
 def refused(status: int, code: str, expected_code: str | None = None) -> Case:
     """A request that no retry can help."""
     code_told = expected_code or code
-    reply = Refusal(status, "no", code=code)
-    return Case(reply=reply, status_code=489, status="failed", code=code_told)
+    return hopeless(Refusal(status, "no", code=code), code_told)
+
+
+def hopeless(reply: Reply | Refusal, code: str) -> Case:
+    """A reply that says so of itself."""
+    return Case(reply=reply, status_code=489, status="failed", code=code)
 
 
 def ended(reply: Reply, finish_reason: str, tokens: list[str]) -> Case:
@@ -149,15 +157,48 @@ CASES = {
     "error as a chunk": retried(
         broken(b'data: {"error": {"message": "overloaded"}}\n\n'), "model_error", tokens=HALF
     ),
-    "a web page": retried(Reply([b"<!doctype html><p>hello"]), "model_connection"),
+    "error as a line of its own": retried(
+        broken(b'error: {"message": "overloaded"}\n\n', ending()), "model_error", tokens=HALF
+    ),
+    "error by the event's name": retried(
+        broken(b'event: error\ndata: {"message": "overloaded"}\n\n', ending()),
+        "model_error",
+        tokens=HALF,
+    ),
+    "error without that name": retried(
+        broken(b'data: {"object": "error", "message": "overloaded"}\n\n', ending()),
+        "model_error",
+        tokens=HALF,
+    ),
+    "finish_reason error": retried(broken(ending("error")), "model_error", tokens=HALF),
+    "error that no retry mends, in a 200": hopeless(
+        Reply([b'{"error": {"message": "Insufficient balance"}}']), "insufficient_quota"
+    ),
+    "a web page": retried(Reply([b"<!doctype html><p>hello"]), "model_protocol"),
     "no body": retried(Reply([]), "model_connection"),
-    "empty stream": ended(Reply([b"data: [DONE]\n\n"]), None or "", []),
+    "empty stream": retried(Reply([DONE]), "model_connection"),
     "empty answer": ended(answer([]), "stop", []),
     "finish_reason length": ended(answer(HALF, finish_reason="length"), "length", HALF),
     "finish_reason content_filter": ended(
         answer(HALF, finish_reason="content_filter"), "content_filter", HALF
     ),
-    "no finish_reason": ended(Reply([*map(frame, TOKENS), b"data: [DONE]\n\n"]), "", TOKENS),
+    "no finish_reason": ended(Reply([*map(frame, TOKENS), DONE]), "", TOKENS),
+    "cut after [DONE]": ended(Reply([*map(frame, TOKENS), ending()], then="cut"), "stop", TOKENS),
+    "stall after [DONE]": ended(
+        Reply([*map(frame, TOKENS), ending()], then="stall"), "stop", TOKENS
+    ),
+    "error after [DONE]": ended(
+        Reply([*map(frame, TOKENS), ending(), b'data: {"error": "late"}\n\n']), "stop", TOKENS
+    ),
+    "cut after finish_reason": ended(
+        Reply([*map(frame, TOKENS), frame(None, "stop")], then="cut"), "stop", TOKENS
+    ),
+    "stall after finish_reason": ended(
+        Reply([*map(frame, TOKENS), frame(None, "stop")], then="stall"), "stop", TOKENS
+    ),
+    "byte-order mark": ended(
+        Reply([b"\xef\xbb\xbf", *map(frame, TOKENS), ending()]), "stop", TOKENS
+    ),
     "no [DONE]": ended(Reply([*map(frame, TOKENS), frame(None, "stop")]), "stop", TOKENS),
 }
 
@@ -169,7 +210,7 @@ def test_the_queue_is_told_as_the_table_says(
     case, prompt = CASES[name], f"Explain tides ({name})"
     model.script(prompt, case.reply, answer(TOKENS))
     task_id = record_task(own, prompt)
-    told = deliver(own, make_body(task_id, prompt))
+    told = deliver(own, make_body(task_id))
     record = read_record(own, task_id)
     assert (told.status_code, record.status, record.code) == (
         case.status_code,
@@ -183,7 +224,7 @@ def test_the_queue_is_told_as_the_table_says(
         task = kit.attach(task_id)
         if case.status == "retrying":
             assert task.text == "".join(case.tokens), "what came before the fault is not lost"
-            again = deliver(own, make_body(task_id, prompt), retried=1)
+            again = deliver(own, make_body(task_id), retried=1)
             assert again.status_code == 200, again.text
             check_tokens(list(task.events()), TOKENS)
         elif case.status == "failed":
@@ -240,6 +281,45 @@ def test_a_fault_that_stays_ends_as_failed_after_the_last_retry(
     attempts = [event.data for event in task.events() if event.type == "start"]
     assert attempts == ["1", "2", "3", "4"]
     figures(f"6 {name}, for ever", "failed, retries_exhausted, 4 calls")
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (422, "body.stream_options.include_usage: Extra inputs are not permitted"),
+        (400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."),
+        (400, "'temperature' does not support 0.7 with this model."),
+    ],
+)
+def test_a_parameter_refused_in_words_alone_is_left_out_in_the_same_attempt(
+    own: lt.Settings, model: ScriptedModel, status: int, words: str
+) -> None:
+    prompt = f"Explain tides ({words})"
+    model.script(prompt, Refusal(status, words), answer(TOKENS))
+    task, text = run(own, prompt)
+    assert text == "".join(TOKENS)
+    assert (model.calls[prompt], task.attempt) == (2, 1)
+
+
+def shows(task: lt.Task, text: str) -> bool:
+    return task.text == text
+
+
+def test_a_character_that_two_deltas_share_is_whole_whatever_the_flush(
+    own: lt.Settings, model: ScriptedModel
+) -> None:
+    halves = [
+        rb'data: {"choices":[{"delta":{"content":"%s"}}]}' % h for h in (rb"a\ud83d", rb"\ude00")
+    ]
+    reply = [half + b"\n\n" for half in halves]
+    for prompt, gate in (("together", None), ("apart", threading.Event())):
+        model.script(prompt, Reply([*reply, ending()], gate=gate))
+        with lt.connect(settings=own, quiet=True) as kit:
+            task = kit.submit(prompt)
+            if gate is not None:
+                wait_until(functools.partial(shows, task, "a"))
+                gate.set()
+            assert task.result(30) == "a😀"
 
 
 def big_deltas(count: int, size: int) -> list[str]:

@@ -1,5 +1,6 @@
 """The whole stack killed with tasks in flight; the notebook's kernel killed while it follows."""
 
+import contextlib
 import os
 import random
 import signal
@@ -9,12 +10,16 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 import longtask_kit as lt
+from longtask_kit.client.backend import ServiceBackend
+from longtask_kit.client.door import Door
+from longtask_kit.client.kit import Kit
 from longtask_kit.local.model.prose import split_tokens, write_reply
-from tests.chaos.rig import new_prompt
-from tests.local.processes import find_valkey, is_alive
+from tests.chaos._wire import Link, wire_to
+from tests.chaos.rig import kill_stack, new_prompt, run_stack
 from tests.wait import wait_until
 
 pytestmark = pytest.mark.timeout(3600)
@@ -24,19 +29,6 @@ pytestmark = pytest.mark.timeout(3600)
 def data() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="lt-", dir="/tmp") as name:
         yield Path(name) / "data"
-
-
-def run_stack(data: Path) -> lt.LocalStack:
-    return lt.LocalStack.start(data, time_scale=1e-6, idle_exit_s=None)
-
-
-def kill_group(stack: lt.LocalStack) -> None:
-    """Kill the stack's process group and its Valkey (-9), and reap."""
-    valkey = find_valkey(stack.pid)
-    os.kill(valkey, signal.SIGKILL)
-    os.killpg(stack.pid, signal.SIGKILL)
-    stack.stop()  # it is ours: somebody must reap it
-    wait_until(lambda: not is_alive(valkey))
 
 
 def test_a_stack_killed_with_many_tasks_in_flight_finishes_them_all_after_its_restart(
@@ -61,7 +53,7 @@ def test_a_stack_killed_with_many_tasks_in_flight_finishes_them_all_after_its_re
                 at = rng.randrange(2 * count, 20 * count)  # tokens over all of them
                 wait_until(lambda: sum(t._feed.transcript.tokens for t in tasks) >= at)  # noqa: B023
                 in_flight += sum(not task._feed.transcript.is_terminal for task in tasks)
-                kill_group(stack)
+                kill_stack(stack)
                 stack = run_stack(data)
                 for task, prompt in zip(tasks, prompts, strict=True):
                     assert task.result(120) == write_reply(prompt)
@@ -92,6 +84,42 @@ def check_logs(settings: lt.Settings, tasks: list[lt.Task]) -> int:
                 assert seqs == [*range(1, len(seqs) + 1)]
             attempts += last
     return attempts
+
+
+def test_a_stack_that_dies_before_its_answer_to_a_submit_runs_the_task_once(
+    home: Path, figures: Callable[[str, str], None]
+) -> None:
+    assert home.is_dir()
+    stack = lt.LocalStack.join_or_start(idle_exit_s=None)
+    killed: list[int] = []
+
+    def die_before_the_answer(link: Link, data: bytes) -> bytes | None:
+        if b"/v2/publish/" not in link.asked or killed:
+            return data
+        killed.append(stack.pid)
+        os.kill(stack.pid, signal.SIGKILL)
+        return None
+
+    with wire_to(stack.environment["QSTASH_URL"]) as wire:
+        wire.on_answer = die_before_the_answer
+        through = stack.settings.model_copy(update={"qstash_url": wire.url})
+
+        def revive() -> lt.Settings | None:
+            return None if lt.LocalStack.join_or_start().pid == stack.pid else through
+
+        door = Door(lambda: ServiceBackend(through), settings=through, revive=revive)
+        with contextlib.closing(Kit(door, "through a wire")) as kit:
+            task = kit.submit("Explain tides", model="demo@400")
+            assert task.result(60) == write_reply("Explain tides")
+            assert [found.id for found in kit.tasks()] == [task.id]
+            messages = httpx.get(
+                f"{stack.environment['QSTASH_URL']}/v2/events",
+                headers={"Authorization": f"Bearer {stack.environment['QSTASH_TOKEN']}"},
+            ).json()["events"]
+            assert len({message["messageId"] for message in messages}) == 1
+            assert task.attempt == 1
+    assert killed
+    figures("11 stack killed before its answer", "1 submit, asked again: one task, one message")
 
 
 _FOLLOW = """

@@ -17,6 +17,7 @@ from openai import AsyncOpenAI
 import longtask_kit as lt
 from longtask_kit.log.store import Store
 from longtask_kit.server import writer
+from longtask_kit.server.front_ends.routes import FRONT_ENDS
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
         timeout_s = float(os.environ["CHAOS_REDIS_TIMEOUT_S"])
         Store.__init__.__kwdefaults__ = {"timeout_s": timeout_s}
     AsyncOpenAI(api_key="warm-up").chat.completions  # noqa: B018 - the access imports it
-    app = lt.create_app(lt.Settings(_env_file=None))
+    app = lt.create_app(lt.Settings(_env_file=None), front_ends=FRONT_ENDS)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     if not sys.stdin.readline():

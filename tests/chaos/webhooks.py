@@ -49,6 +49,10 @@ class Webhooks:
         """Kill the serving process (-9); the standby takes over as a supervisor would see to."""
         self._serving.kill()
 
+    def terminate(self) -> None:
+        """Tell the serving process to end (SIGTERM), as a deploy does."""
+        self._serving.terminate()
+
     def freeze(self) -> subprocess.Popen[str]:
         """Stop the serving process (SIGSTOP) and return it; the standby takes over."""
         frozen = self._serving

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longtask_kit.local.model.app import create_model_app, due_tokens
+from longtask_kit.local.model.app import create_model_app
 from longtask_kit.local.model.prose import read_prompt, split_tokens, write_long_reply, write_reply
+from longtask_kit.local.model.reply import due_tokens
 from longtask_kit.local.model.request import MODELS
 from longtask_kit.settings import DEMO_LABEL
 from tests.serving import serve

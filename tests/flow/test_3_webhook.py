@@ -2,16 +2,21 @@
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
 from fastapi import Depends, FastAPI, HTTPException, Request, params
+from upstash_redis import Redis
 
 import longtask_kit as lt
 from longtask_kit.log.keys import new_task_id
+from longtask_kit.server.front_ends.routes import FRONT_ENDS
 from longtask_kit.server.handlers import TaskContext
 from tests.serving import free_port, serve
 from tests.wait import wait_until
@@ -160,6 +165,24 @@ def test_development_mode_runs_a_task_without_the_queue(settings: lt.Settings) -
         assert HTTP.post(own.webhook_url, content=b"{}").status_code == 401
 
 
+def test_an_id_may_run_again_once_its_task_is_deleted(settings: lt.Settings) -> None:
+    with served_app(settings, dev=True, model="demo-slow-start") as own:
+        task_id = new_task_id()
+
+        def run(prompt: str) -> httpx.Response:
+            return HTTP.get(own.webhook_url, params={"taskId": task_id, "prompt": prompt})
+
+        with ThreadPoolExecutor() as pool, lt.connect(settings=own, quiet=True) as kit:
+            first = pool.submit(run, "about apples")
+            wait_until(lambda: HTTP.get(f"{own.base_url}/api/tasks/{task_id}").is_success)
+            wait_until(lambda: kit.attach(task_id).status == "running")
+            assert HTTP.delete(f"{own.base_url}/api/tasks/{task_id}").is_success
+            assert run("about rivers").json() == {"taskId": task_id, "status": "completed"}
+            assert first.result().status_code in (489, 503)
+            alone = kit.submit("about rivers", model="demo-fast").result(30)
+            assert kit.attach(task_id).text == alone
+
+
 def test_a_handler_must_be_an_async_generator(settings: lt.Settings) -> None:
     async def not_a_generator(_: TaskContext) -> str:
         return "x"
@@ -262,6 +285,19 @@ def test_pages_of_the_origins_that_are_set_may_call(settings: lt.Settings, origi
             assert "Access-Control-Allow-Origin" not in refused.headers
 
 
+def test_a_page_that_is_allowed_may_send_and_read_the_headers_of_a_front_end(
+    settings: lt.Settings,
+) -> None:
+    own = settings.model_copy(update={"cors_origins": PAGE})
+    asked = PREFLIGHT | {"Access-Control-Request-Headers": "x-stainless-lang,idempotency-key"}
+    with serve(lt.create_app(own, front_ends=FRONT_ENDS)) as url:
+        allowed = HTTP.options(f"{url}/v1/responses", headers=asked)
+        assert allowed.status_code == 200
+        assert "x-stainless-lang" in allowed.headers["Access-Control-Allow-Headers"]
+        read = HTTP.get(f"{url}/v1/responses/resp_x", headers={"Origin": PAGE})
+        assert "x-request-id" in read.headers["Access-Control-Expose-Headers"]
+
+
 def test_no_page_of_another_origin_may_call_unless_it_is_set(settings: lt.Settings) -> None:
     for answer in (
         HTTP.options(f"{settings.base_url}/api/tasks/start", headers=PREFLIGHT),
@@ -298,18 +334,30 @@ def test_status_calls_answer_for_known_unknown_and_missing_ids(
         assert HTTP.get(f"{base}/stream", params={"taskId": unknown}).status_code == 404
 
 
-def test_tasks_are_listed_newest_first_and_by_status(settings: lt.Settings, kit: lt.Kit) -> None:
+def test_tasks_are_listed_newest_first_and_by_status(stack: lt.LocalStack, kit: lt.Kit) -> None:
+    url = f"{stack.environment['LONGTASK_BASE_URL']}/api/tasks"
+    key = {"Authorization": f"Bearer {stack.environment['LONGTASK_API_KEY']}"}
     first, second = (kit.submit(f"list me {n}", model="demo-fast") for n in range(2))
     first.result(30), second.result(30)
-    tasks = HTTP.get(f"{settings.base_url}/api/tasks", params={"limit": 2}).json()["tasks"]
+    tasks = HTTP.get(url, params={"limit": 2}, headers=key).json()["tasks"]
     assert [task["taskId"] for task in tasks] == [second.id, first.id]
     by_status = {"status": "failed", "limit": "50"}
-    failed = HTTP.get(f"{settings.base_url}/api/tasks", params=by_status).json()["tasks"]
+    failed = HTTP.get(url, params=by_status, headers=key).json()["tasks"]
     assert all(task["status"] == "failed" for task in failed)
     for wrong in ({"limit": "0"}, {"limit": "5000"}, {"status": "unheard-of"}):
-        response = HTTP.get(f"{settings.base_url}/api/tasks", params=wrong)
+        response = HTTP.get(url, params=wrong, headers=key)
         assert response.status_code == 400, wrong
         assert next(iter(wrong)) in response.json()["error"]
+
+
+@pytest.mark.parametrize("after", ["99999999999999999999-1", "1-2-3", "²-1", "17", "-", "a-1", ""])
+def test_a_place_in_the_changes_that_is_none_is_refused(stack: lt.LocalStack, after: str) -> None:
+    url = f"{stack.environment['LONGTASK_BASE_URL']}/api/groups/changes"
+    key = {"Authorization": f"Bearer {stack.environment['LONGTASK_API_KEY']}"}
+    answer = HTTP.get(url, params={"after": after}, headers=key)
+    assert (answer.status_code, "after" in answer.json()["error"]) == (400, True)
+    place = HTTP.get(url, headers=key).json()["place"]
+    assert HTTP.get(url, params={"after": place}, headers=key).json()["place"] == place
 
 
 def test_health_says_which_services_answer(settings: lt.Settings) -> None:
@@ -320,6 +368,44 @@ def test_health_says_which_services_answer(settings: lt.Settings) -> None:
         assert answer == {"status": "degraded", "services": {"redis": True, "queue": False}}
 
 
+def test_health_is_asked_once_for_all_who_ask_at_once(settings: lt.Settings, redis: Redis) -> None:
+    def count_pings() -> int:
+        stats = str(redis.execute(["INFO", "commandstats"]))
+        return int(stats.partition("cmdstat_ping:calls=")[2].partition(",")[0] or 0)
+
+    with served_app(settings) as own, ThreadPoolExecutor(100) as pool:
+        before = count_pings()
+        answers = list(pool.map(lambda _: HTTP.get(f"{own.base_url}/api/health"), range(100)))
+        assert {answer.json()["status"] for answer in answers} == {"ok"}
+        assert count_pings() - before == 1
+        head = HTTP.head(f"{own.base_url}/api/health")  # as monitors and load balancers ask
+        assert (head.status_code, head.content) == (200, b"")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"budgetCost": 1}, "budgetCost without prices"),
+        ({"budgetCost": 1, "budgetTokens": 1, "prices": [1, 2]}, "expected one of them"),
+        ({"budgetCost": 1, "prices": [1]}, "options.prices"),
+        ({"budgetTokens": 0}, "options.budgetTokens"),
+        ({"rpm": "60"}, "options.rpm"),
+        ({"parallelism": 1001}, "options.parallelism"),
+        ({"samples": None}, "options.samples"),
+        ({"budget_tokens": 10}, "no field of ours"),
+    ],
+)
+def test_what_a_group_is_asked_with_is_checked_before_anything_is_queued(
+    stack: lt.LocalStack, redis: Redis, options: dict[str, object], told: str
+) -> None:
+    before = redis.dbsize()
+    body = {"rows": [{"prompt": "x"}], "reuse": False, "options": options}
+    has_key = {"Authorization": f"Bearer {stack.environment['LONGTASK_API_KEY']}"}
+    refused = HTTP.post(f"{stack.settings.base_url}/api/groups", json=body, headers=has_key)
+    assert (refused.status_code, told in refused.json()["error"]) == (400, True), refused.text
+    assert redis.dbsize() == before
+
+
 def test_the_openapi_page_documents_every_call(settings: lt.Settings) -> None:
     schema = HTTP.get(f"{settings.base_url}/openapi.json").json()
     assert set(schema["paths"]) == {
@@ -328,21 +414,54 @@ def test_the_openapi_page_documents_every_call(settings: lt.Settings) -> None:
         "/api/tasks/stream",
         "/api/tasks/cancel",
         "/api/tasks/retry",
+        "/api/tasks/try-now",
         "/api/tasks/{task_id}",
+        "/api/tasks/{task_id}/input",
+        "/api/tasks/{task_id}/next-try",
+        "/api/groups",
+        "/api/groups/changes",
+        "/api/groups/look",
+        "/api/groups/texts",
+        "/api/groups/retry",
+        "/api/groups/cancel",
+        "/api/groups/{group_id}",
+        "/api/groups/{group_id}/resume",
+        "/api/groups/{group_id}/vote",
         "/api/qstash/webhook",
         "/api/qstash/failure",
         "/api/health",
+        "/api/chat",
+        "/api/chat/{chat_id}/stream",
+        "/api/chat/{chat_id}/stop",
+        "/api/agui",
+        "/api/agui/stop",
+        "/v1/responses",
+        "/v1/responses/{response_id}",
+        "/v1/responses/{response_id}/cancel",
+        "/v1/responses/{response_id}/input_items",
+        "/v1/chat/completions",
+        "/v1/models",
     }
     assert HTTP.get(f"{settings.base_url}/docs").status_code == 200
     names = {p["name"] for p in schema["paths"]["/api/tasks/stream"]["get"]["parameters"]}
     assert {"taskId", "lastEventId"} <= names
 
 
+def test_readme_lists_every_call_of_the_http_api(settings: lt.Settings) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    calls = {
+        re.sub(r"{\w+}", "{id}", p)
+        for p in lt.create_app(settings, front_ends=FRONT_ENDS).openapi()["paths"]
+    }
+    listed = set(re.findall(r"/api/[\w/{}-]+", readme))
+    assert {call for call in calls if call.startswith("/api/")} - listed == set()
+
+
 def test_the_openapi_page_tells_every_refusal_and_none_that_is_not(
     settings: lt.Settings,
 ) -> None:
     keyed = settings.model_copy(update={"api_key": settings.qstash_token})
-    schema = lt.create_app(keyed).openapi()
+    schema = lt.create_app(keyed, front_ends=FRONT_ENDS).openapi()
     told = {
         f"{method.upper()} {path}": set(call["responses"]) - {"200", "default"}
         for path, calls in schema["paths"].items()
@@ -355,16 +474,43 @@ def test_the_openapi_page_tells_every_refusal_and_none_that_is_not(
         "GET /api/tasks/stream": {"400", "401", "404"},
         "POST /api/tasks/cancel": {"400", "401", "404", "413"},
         "POST /api/tasks/retry": {"400", "401", "404", "413", "502"},
+        "POST /api/tasks/try-now": {"400", "401", "404", "413"},
         "GET /api/tasks/{task_id}": {"400", "401", "404"},
         "DELETE /api/tasks/{task_id}": {"400", "401", "404"},
+        "GET /api/tasks/{task_id}/input": {"400", "401", "404"},
+        "GET /api/tasks/{task_id}/next-try": {"400", "401", "404"},
+        "POST /api/groups": {"400", "401", "404", "413", "502"},
+        "GET /api/groups": {"400", "401"},
+        "GET /api/groups/changes": {"400", "401"},
+        "GET /api/groups/{group_id}": {"400", "401", "404"},
+        "POST /api/groups/{group_id}/resume": {"400", "401", "404", "413", "502"},
+        "POST /api/groups/{group_id}/vote": {"400", "401", "404", "413"},
+        "POST /api/groups/look": {"400", "401", "413"},
+        "POST /api/groups/texts": {"400", "401", "413"},
+        "POST /api/groups/retry": {"400", "401", "413", "502"},
+        "POST /api/groups/cancel": {"400", "401", "413"},
         "POST /api/qstash/webhook": {"401", "489", "500", "503"},
         "POST /api/qstash/failure": {"401", "489", "500", "503"},
         "GET /api/qstash/webhook": {"400", "405"},
         "GET /api/health": set(),
+        "POST /api/chat": {"400", "401", "409", "413", "502"},
+        "GET /api/chat/{chat_id}/stream": {"204", "400", "401", "404"},
+        "POST /api/chat/{chat_id}/stop": {"400", "401", "404"},
+        "POST /api/agui": {"400", "401", "409", "413", "502"},
+        "POST /api/agui/stop": {"400", "401", "404", "413"},
+        "POST /v1/responses": {"400", "401", "404", "409", "413", "502"},
+        "GET /v1/responses/{response_id}": {"400", "401", "404"},
+        "DELETE /v1/responses/{response_id}": {"400", "401", "404"},
+        "POST /v1/responses/{response_id}/cancel": {"400", "401", "404"},
+        "GET /v1/responses/{response_id}/input_items": {"400", "401", "404"},
+        "POST /v1/chat/completions": {"400", "401", "404", "409", "413", "502"},
+        "GET /v1/models": {"400", "401"},
     }
     refused = schema["paths"]["/api/tasks"]["get"]["responses"]["400"]
     assert refused["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorAnswer")
     assert "HTTPValidationError" not in schema["components"]["schemas"]
+    refused = schema["paths"]["/v1/responses"]["post"]["responses"]["400"]
+    assert refused["content"]["application/json"]["schema"]["$ref"].endswith("/OpenAiErrorAnswer")
     streamed = schema["paths"]["/api/tasks/stream"]["get"]["responses"]["200"]["content"]
     assert list(streamed) == ["text/event-stream"]
     assert streamed["text/event-stream"]["itemSchema"]["required"] == ["data"]
@@ -374,17 +520,26 @@ def test_the_openapi_page_tells_every_refusal_and_none_that_is_not(
     assert "securitySchemes" not in lt.create_app(settings).openapi()["components"]
 
 
-def test_an_app_that_is_stopped_gives_its_attempt_back(settings: lt.Settings) -> None:
+@pytest.mark.parametrize("prefix", ["", "/llm"])
+def test_an_app_that_is_stopped_gives_its_attempt_back(settings: lt.Settings, prefix: str) -> None:
     port = free_port()
-    own = settings.model_copy(update={"base_url": f"http://127.0.0.1:{port}"})
+    own = settings.model_copy(update={"base_url": f"http://127.0.0.1:{port}{prefix}"})
+
+    def make_app() -> FastAPI:
+        if not prefix:
+            return lt.create_app(own)
+        host = FastAPI()
+        host.mount(prefix, lt.create_app(own))  # no lifespan runs for what is mounted
+        return host
+
     with lt.connect(settings=own, quiet=True) as kit:
-        with serve(lt.create_app(own), port=port):
+        with serve(make_app(), port=port):
             task = kit.submit("Tell a long story", model="demo@40")
             task.events()
             wait_until(lambda: task._feed.transcript.tokens > 3)
         wait_until(lambda: task.status == "retrying")
         assert task.error == "The server was shut down."
-        with serve(lt.create_app(own), port=port):  # the redelivery finds the next one
+        with serve(make_app(), port=port):  # the redelivery finds the next one
             text = task.result(30)
             assert task.attempt == 2
             assert text == kit.submit("Tell a long story", model="demo-fast").result(30)
@@ -408,7 +563,7 @@ asyncio.run(ask())
 def test_a_host_with_a_loop_for_each_request_hears_no_complaint(stack: lt.LocalStack) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _LOOP_A_REQUEST],
-        env=os.environ | stack.environment,
+        env=os.environ | stack.environment | {"LONGTASK_API_KEY": ""},
         capture_output=True,
         text=True,
         timeout=60,

@@ -118,11 +118,11 @@ def test_a_dead_letter_that_is_retried_by_hand_runs_as_a_new_attempt(
 
 
 def test_an_unknown_model_and_an_unknown_handler_are_not_retried(kit: lt.Kit) -> None:
-    for task, code in (
-        (kit.submit("x", model="gpt-unheard-of"), "model_not_found"),
-        (kit.submit("x", handler="nobody"), "unknown_handler"),
+    for task, code, cure in (
+        (kit.submit("x", model="gpt-unheard-of"), "model_not_found", "Choose a model"),
+        (kit.submit("x", handler="nobody"), "unknown_handler", r"kit\.serve\({'nobody': …}\)"),
     ):
-        with pytest.raises(lt.TaskFailedError) as caught:
+        with pytest.raises(lt.TaskFailedError, match=cure) as caught:
             task.result(30)
         assert caught.value.code == code
         assert task.attempt == 1

@@ -14,11 +14,11 @@ import longtask_kit as lt
 from longtask_kit.log.events import START, Cursor
 from longtask_kit.log.keys import log_key, new_task_id, task_key
 from longtask_kit.log.record import Append, Begun, Settled
-from longtask_kit.log.redis import RedisClient
+from longtask_kit.log.redis import RedisClient, load_script
 from longtask_kit.log.store import Store
 from longtask_kit.log.transcript import Transcript
-from longtask_kit.server.attempt import Answer, run_delivery
-from longtask_kit.server.writer import Publisher
+from longtask_kit.server.attempt import Answer
+from tests.delivery import deliver
 from tests.flow.test_6_subscribe import read_frames
 from tests.wait import wait_until
 
@@ -173,6 +173,19 @@ async def test_a_run_that_ended_between_two_steps_is_not_lost(store: Store) -> N
     assert await store.read_log(task_id, after=START) == before
 
 
+async def test_a_log_of_the_same_id_gets_nothing_of_one_deleted_between_two_steps(
+    store: Store,
+) -> None:
+    task_id = await run_task(store, make_texts(1200))
+    assert await store._run_script("compact", task_id, []) == [1]
+    await store.delete(task_id)
+    await store.create(task_id, {"prompt": "x"})
+    await write(store, task_id, ["second "] * 1200)
+    before = await store.read_log(task_id, after=START)
+    await store.compact(task_id)
+    assert await store.read_log(task_id, after=START) == before
+
+
 class _Interrupting(RedisClient):
     """Lets a reader read its first page, and the next ones after a compaction."""
 
@@ -263,6 +276,26 @@ def test_the_webhook_leaves_a_small_log_behind(
     assert read_frames(settings, task.id, live[middle][0])[1:] == live[middle + 1 :]
 
 
+async def test_a_short_answer_costs_no_command_for_its_log(
+    settings: lt.Settings, redis: Redis
+) -> None:
+    _, sha = load_script("compact")
+    for tokens, is_compacted in ((20, 0), (200, 1)):
+        redis.script_flush()
+        with lt.connect(settings=settings, quiet=True) as own:
+            own.serve({"count": count_to})
+            task = own.submit("count", handler="count", metadata={"tokens": tokens})
+            await asyncio.to_thread(task.result, 30)
+        # The app has ended, after all that it had to do for the task.
+        assert redis.script_exists(sha) == [is_compacted]
+
+
+async def count_to(context: lt.TaskContext) -> AsyncIterator[str]:
+    for number in range(context.spec.metadata["tokens"]):
+        yield f"{number} "
+        await asyncio.sleep(0.005)  # each an entry of its own
+
+
 async def test_a_task_ended_without_an_attempt_leaves_a_small_log(
     store: Store, redis: Redis
 ) -> None:
@@ -279,10 +312,7 @@ async def test_a_log_that_can_not_be_compacted_changes_no_answer(
     task_id = await run_task(store, make_texts(300))
     stored = dump(redis, task_id)
     redis.set(f"{log_key(task_id)}:new", "not a stream", ex=60)
-    async with Publisher(store, min_flush_interval_s=0, heartbeat_s=1) as publisher:
-        answer = await run_delivery(
-            task_id, delivery_id="again", store=store, publisher=publisher, handlers={}
-        )
+    answer = await deliver(store, task_id, {}, delivery_id="again")
     assert answer == Answer(200, {"taskId": task_id, "status": "completed"})
     assert "WRONGTYPE" in caplog.text
     assert dump(redis, task_id) == stored
@@ -293,8 +323,5 @@ async def test_a_delivery_of_an_ended_task_makes_up_for_a_process_that_died(
     store: Store, redis: Redis
 ) -> None:
     task_id = await run_task(store, make_texts(300))
-    async with Publisher(store, min_flush_interval_s=0, heartbeat_s=1) as publisher:
-        await run_delivery(
-            task_id, delivery_id="again", store=store, publisher=publisher, handlers={}
-        )
+    await deliver(store, task_id, {}, delivery_id="again")
     assert redis.xlen(log_key(task_id)) < 20

@@ -10,18 +10,24 @@ from typing import Any, cast
 import httpx
 import pytest
 from httpx_sse import connect_sse
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
 from upstash_redis import Redis
 
 import longtask_kit as lt
-from longtask_kit.client.door import ServiceBackend
+from longtask_kit.client.backend import ServiceBackend
 from longtask_kit.client.http_api import HttpBackend
-from longtask_kit.log.events import START, Cursor, TaskEvent
-from longtask_kit.log.keys import new_task_id
+from longtask_kit.log.events import START, Cursor, TaskEvent, encode_entry
+from longtask_kit.log.keys import log_key, new_task_id
+from longtask_kit.log.record import Append
 from longtask_kit.log.store import Store
 from longtask_kit.log.subscribe import RedisSource, follow
 from longtask_kit.log.transcript import Transcript
 from longtask_kit.submit.spec import TaskSpec
 from tests.proxy import proxy_to
+from tests.serving import serve
 from tests.wait import wait_until
 
 pytestmark = pytest.mark.anyio
@@ -42,6 +48,12 @@ def read_frames(
             assert frame.event == "message"
             frames.append((frame.id, json.loads(frame.data)))
     return frames
+
+
+def count_readings(redis: Redis) -> int:
+    """Return how many times any log was read so far."""
+    stats = str(redis.execute(["INFO", "commandstats"]))
+    return int(stats.partition("cmdstat_xrange:calls=")[2].partition(",")[0])
 
 
 async def collect(settings: lt.Settings, task_id: str, *, after: Cursor = START) -> list[TaskEvent]:
@@ -223,6 +235,101 @@ async def test_silence_is_no_loss_and_a_lasting_error_is_said(settings: lt.Setti
         await backend.aclose()
 
 
+_NEWER = """
+local entry = {'1-' .. ARGV[1], 'k', 'unheard-of', 'd', 'x', 'p', 'y', 't', '1'}
+redis.call('XADD', KEYS[1], unpack(entry))
+redis.call('PUBLISH', ARGV[2], cjson.encode(entry))
+"""
+
+
+@pytest.mark.parametrize("kind", ["redis", "http"])
+async def test_what_a_newer_version_writes_is_skipped_and_costs_nothing(
+    settings: lt.Settings, redis: Redis, kind: str
+) -> None:
+    backend = ServiceBackend(settings)
+    remote = HttpBackend(settings.base_url or "")
+    source = backend.source if kind == "redis" else remote.source
+    store, task_id = Store.open(settings), new_task_id()
+    await store.create(task_id, TaskSpec(prompt="x").to_wire())
+    await store.begin(task_id, delivery_id="m")
+
+    async def write(seq: int, *entry: str) -> None:
+        fields = ["status", "completed"] if "end" in entry else []
+        part = Append(task_id=task_id, attempt=1, entries=[[f"1-{seq}", *entry]], fields=fields)
+        assert await store.append([part]) == ["ok"]
+
+    def write_newer(seq: int) -> None:
+        redis.eval(_NEWER, keys=[log_key(task_id)], args=[str(seq), f"longtask:{task_id}"])
+
+    await write(3, *encode_entry("content", "re"))
+    write_newer(4)  # replayed
+    seen: list[TaskEvent] = []
+
+    async def read() -> None:
+        async for event in follow(source, task_id):
+            seen.append(event)
+
+    reading = asyncio.create_task(read())
+    await asyncio.to_thread(wait_until, lambda: len(seen) == 4)
+    before = count_readings(redis)
+    for seq in range(5, 25):
+        await asyncio.to_thread(write_newer, seq)  # live
+    await write(25, *encode_entry("content", "ad"))
+    await asyncio.to_thread(wait_until, lambda: len(seen) == 5)
+    assert count_readings(redis) - before < 10, "none is a hole that the log must fill"
+    await write(26, *encode_entry("end", ""))
+    await reading
+    assert [event.type for event in seen][2:] == ["start", "content", "content", "end"]
+    assert "".join(event.data for event in seen if event.type == "content") == "read"
+    for closed in (backend, remote, store):
+        await closed.aclose()
+
+
+FRAMES = [
+    'data: {"type":"connected","taskId":"t","timestamp":1}',
+    'id: 1-1\ndata: {"type":"content","data":"re","taskId":"t","timestamp":1}',
+    ": a comment, which has a frame of its own behind an id",
+    'id: 1-2\ndata: {"type":"unheard-of","data":{"a":[1]},"taskId":"t","timestamp":1}',
+    "event: ping\ndata: of somebody else",
+    'data: {"type":"ping"}',
+    "retry: 5",
+    'id: 1-3\ndata: {"type":"content","data":"ad","taskId":"t","timestamp":1}',
+    'id: 1-4\ndata: {"type":"end","data":"read","taskId":"t","timestamp":1}',
+]
+
+
+async def test_frames_that_are_not_for_us_do_not_break_a_stream() -> None:
+    opened = 0
+
+    async def stream(_: Request) -> StreamingResponse:
+        nonlocal opened
+        opened += 1
+        return StreamingResponse(
+            (f"{frame}\n\n" for frame in FRAMES), media_type="text/event-stream"
+        )
+
+    with serve(Starlette(routes=[Route("/api/tasks/stream", stream)])) as url:
+        backend = HttpBackend(url)
+        events = [event async for event in follow(backend.source, "task_12345678")]
+        await backend.aclose()
+    assert [event.data for event in events] == ["re", "ad", "read"]
+    assert opened == 1
+
+
+@pytest.mark.parametrize("cursor", ["18446744073709551615-18446744073709551615", "9-0"])
+async def test_a_reader_that_is_ahead_of_the_log_is_sent_away_once_the_task_has_ended(
+    settings: lt.Settings, kit: lt.Kit, cursor: str
+) -> None:
+    task = kit.submit("x", model="demo@10", max_tokens=30)
+    assert read_frames(settings, task.id, cursor)[1:] == []
+    assert task.status == "completed"
+    url = f"{settings.base_url}/api/tasks/stream"
+    query = {"taskId": task.id, "lastEventId": cursor}
+    async with httpx.AsyncClient() as client:
+        assert (await client.get(url, params=query)).status_code == 204
+    assert await collect(settings, task.id, after=Cursor.parse(cursor)) == []
+
+
 def test_a_cursor_that_can_not_be_is_a_400(settings: lt.Settings, kit: lt.Kit) -> None:
     task = kit.submit("x", model="demo-fast")
     query = {"taskId": task.id, "lastEventId": "99999999999999999999999-1"}
@@ -248,6 +355,33 @@ async def test_a_reader_that_returns_after_the_end_is_sent_away(
     backend = HttpBackend(settings.base_url or "")
     assert [event async for event in follow(backend.source, task.id, after=last)] == []
     await backend.aclose()
+
+
+def test_who_asks_for_what_follows_an_ended_task_costs_no_reading_of_its_log(
+    settings: lt.Settings, kit: lt.Kit, redis: Redis
+) -> None:
+    task = kit.submit("Explain tides", model="demo-fast", max_tokens=10)
+    task.result(30)
+    last = task.snapshot().cursor
+
+    def count_readings() -> int:
+        stats = str(redis.execute(["INFO", "commandstats"]))
+        return int(stats.partition("cmdstat_xrange:calls=")[2].partition(",")[0])
+
+    def ask(after: Cursor) -> httpx.Response:
+        query = {"taskId": task.id, "lastEventId": str(after)}
+        return httpx.get(f"{settings.base_url}/api/tasks/stream", params=query)
+
+    def is_free() -> bool:
+        before = count_readings()
+        for beyond in (last, Cursor(last.attempt, last.seq + 1), Cursor(last.attempt + 1, 0)):
+            assert ask(beyond).status_code == 204
+        return count_readings() == before
+
+    wait_until(is_free)  # once, at least, nobody else has read meanwhile
+    assert '"end"' in ask(Cursor(last.attempt, last.seq - 1)).text
+    redis.delete(log_key(task.id))
+    assert ask(last).status_code == 404
 
 
 async def test_all_followers_of_a_process_share_one_subscription(
@@ -298,16 +432,13 @@ async def test_followers_of_a_task_read_its_log_together_when_an_attempt_begins(
                     return event
         raise AssertionError("no attempt began")
 
-    def count_readings() -> int:
-        stats = str(redis.execute(["INFO", "commandstats"]))
-        return int(stats.partition("cmdstat_xrange:calls=")[2].partition(",")[0])
-
     following = [asyncio.create_task(read_start(number)) for number in range(40)]
     await asyncio.to_thread(wait_until, lambda: len(joined) == 40)
-    before = await asyncio.to_thread(count_readings)
+    before = await asyncio.to_thread(count_readings, redis)
     await store.begin(task_id, delivery_id="m")
     assert len(set(await asyncio.gather(*following))) == 1
-    assert await asyncio.to_thread(count_readings) - before < 10  # 40, were it each for himself
+    readings = await asyncio.to_thread(count_readings, redis) - before
+    assert readings < 10  # 40, were it each for himself
     await source.aclose()
     await store.aclose()
 

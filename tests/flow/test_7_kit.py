@@ -5,6 +5,7 @@ import copy
 import multiprocessing
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import threading
@@ -28,7 +29,7 @@ from starlette.routing import Mount
 
 import longtask_kit as lt
 from longtask_kit.server.handlers import Outcome, TaskContext
-from longtask_kit.settings import secret
+from longtask_kit.settings import is_loopback, secret
 from tests.serving import serve
 from tests.wait import wait_until
 
@@ -83,7 +84,7 @@ def test_a_result_that_takes_too_long_leaves_the_task_running(kit: lt.Kit) -> No
     assert isinstance(caught.value, TimeoutError)
     assert task.text.startswith(caught.value.partial_text)
     assert task.status == "running"
-    assert task.cancel() == "running"
+    assert task.cancel() == "cancelling"
     with pytest.raises(lt.TaskCancelledError) as cancelled:
         task.result(20)
     assert cancelled.value.partial_text == task.text
@@ -161,6 +162,10 @@ def test_tasks_lists_what_there_is(kit: lt.Kit) -> None:
     task.result(30)
     assert kit.tasks(limit=1)[0].id == task.id
     assert kit.tasks(limit=1)[0].text == task.text
+    cut = kit.submit("one more", model="demo-length", max_tokens=9)
+    cut.result(30)
+    for found in (kit.tasks(limit=1)[0], kit.attach(cut.id), cut):
+        assert repr(found) == f"<Task {cut.id} completed, stopped at max_tokens (9)>"
     assert all(found.status == "completed" for found in kit.tasks(status="completed", limit=3))
 
 
@@ -205,6 +210,55 @@ def test_after_stop_new_tasks_go_where_they_went_before(settings: lt.Settings) -
         assert kit.submit("rivers", model="demo-fast").result(30), "and it can serve again"
 
 
+def test_serving_again_and_again_keeps_nothing(settings: lt.Settings) -> None:
+    async def shout(context: TaskContext) -> AsyncIterator[str]:
+        yield context.spec.prompt.upper()
+
+    with lt.connect(settings=settings, quiet=True) as kit:
+
+        def count_after(turns: int) -> tuple[int, int]:
+            for _ in range(turns):
+                served = kit.serve(handlers={"shout": shout})
+                assert kit.submit("hi", handler="shout").result(30) == "HI"
+                served.stop()
+            kit.submit("x", model="demo-fast").result(30)
+            return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+        files, threads = count_after(2)
+        files_after, threads_after = count_after(6)
+        assert files_after < files + 6
+        assert threads_after <= threads
+        assert len(kit._door._backends) == 1
+        assert len(kit._door._served) == len(kit._door._apps) == 1, "the last one, stopped"
+
+
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - which is what is tried
+
+
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", *EVERYWHERE])
+def test_a_task_runs_in_an_app_that_listens_on(host: str, settings: lt.Settings) -> None:
+    if ":" in host and not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+
+    async def shout(context: TaskContext) -> AsyncIterator[str]:
+        yield context.spec.prompt.upper()
+
+    with lt.connect(settings=settings, quiet=True) as kit:
+        served = kit.serve(handlers={"shout": shout}, host=host)
+        assert is_loopback(served.url)
+        assert kit.submit("hi", handler="shout").result(30) == "HI"
+        answer = HTTP.get(f"{served.url}/api/tasks", headers={"Host": "lab.example"})
+        assert answer.status_code == (200 if host in EVERYWHERE else 421)
+
+
 def test_a_served_app_refuses_a_web_page_whose_name_was_made_to_lead_to_it(
     settings: lt.Settings,
 ) -> None:
@@ -217,6 +271,15 @@ def test_a_served_app_refuses_a_web_page_whose_name_was_made_to_lead_to_it(
         for host in ("localhost", "[::1]:8000"):
             answer = HTTP.get(f"{served.url}/api/tasks", headers={"Host": host})
             assert answer.status_code == 200
+
+
+def test_a_served_app_takes_no_call_of_a_page_that_is_not_named(settings: lt.Settings) -> None:
+    own = settings.model_copy(update={"cors_origins": "https://own.example"})
+    with lt.connect(settings=own, quiet=True) as kit:
+        tasks = f"{kit.serve().url}/api/tasks"
+        for origin, status in (("https://own.example", 200), ("https://evil.example", 403)):
+            headers = {"Origin": origin, "Sec-Fetch-Site": "cross-site"}
+            assert HTTP.get(tasks, headers=headers).status_code == status
 
 
 def test_a_served_app_behind_a_tunnel_takes_the_tunnels_name(settings: lt.Settings) -> None:
@@ -240,15 +303,16 @@ def test_a_handler_that_raises_is_retried_and_its_error_shown(settings: lt.Setti
 
     with lt.connect(settings=settings, quiet=True) as kit:
         kit.serve(handlers={"flaky": flaky})
-        task = kit.submit("x", handler="flaky")
+        task = kit.submit("x", handler="flaky", retries=3)
         assert task.result(30) == "attempt 3 done"
         assert calls == [1, 2, 3]
         errors = [event.error for event in task.events() if event.data == "retrying"]
         assert errors == ["The handler raised ValueError: the first time never works", "busy"]
 
 
-def test_over_the_http_api_no_secret_is_needed(settings: lt.Settings) -> None:
-    with lt.connect(settings.base_url, quiet=True) as kit:
+def test_over_the_http_api_no_secret_is_needed_but_the_apps_key(stack: lt.LocalStack) -> None:
+    app, key = (stack.environment[f"LONGTASK_{name}"] for name in ("BASE_URL", "API_KEY"))
+    with lt.connect(app, api_key=key, quiet=True) as kit:
         task = kit.submit("Name three rivers", model="demo@400")
         text = "".join(task)
         assert kit.attach(task.id).text == text == task.result()
@@ -265,12 +329,30 @@ def test_over_the_http_api_no_secret_is_needed(settings: lt.Settings) -> None:
             kit.serve()
 
 
+def test_a_misspelt_argument_is_told_with_the_call_and_what_was_meant() -> None:
+    with lt.connect("http://127.0.0.1:9", quiet=True) as kit:
+        chat = kit.chat()
+        calls: dict[str, Callable[[], object]] = {
+            "map": lambda: kit.map(["x"], temprature=1),
+            "compare": lambda: kit.compare(["x"], ["a", "b"], temprature=1),
+            "chat": lambda: kit.chat(temprature=1),
+            "send": lambda: chat.send("x", temprature=1),
+        }
+        for name, call in calls.items():
+            told = rf"^{name}\(\) got .*'temprature' \(did you mean 'temperature'\?\)\.$"
+            with pytest.raises(lt.SubmitError, match=told):
+                call()
+
+
 SOMEBODYS_SITES = [
     HTMLResponse("<!doctype html>"),  # a single-page site answers every call with its page
     RedirectResponse("https://elsewhere.example/"),
     PlainTextResponse("nothing here", 404),
     JSONResponse({"detail": "Not Found"}, 404),
     JSONResponse({"detail": "Bad Request"}, 400),
+    JSONResponse({"message": "Forbidden", "reason": None}, 403),  # JupyterLab's
+    JSONResponse({"error": {"message": "no key"}}, 401),
+    PlainTextResponse("Unsupported method", 501),
     JSONResponse(["a list"]),
 ]
 
@@ -379,7 +461,7 @@ def test_a_kit_that_is_closed_meanwhile_never_passes_half_a_text_for_a_whole_one
     task.events()
     wait_until(lambda: task._feed.transcript.tokens > 3)
     threading.Timer(0.2, kit.close).start()
-    with pytest.raises(lt.StreamError, match="attach again"):
+    with pytest.raises(lt.ConfigError, match=r"attach\(\)"):
         task.result(20)
 
 
@@ -455,10 +537,16 @@ def test_tab_offers_a_person_only_what_is_for_a_person(kit: lt.Kit, stack: lt.Lo
     def offered(thing: object) -> str:
         return " ".join(name for name in dir(thing) if not name.startswith("_"))
 
-    assert offered(kit) == "attach close description panel serve settings submit tasks"
+    assert offered(kit) == (
+        "attach attach_group chat close compare dashboard description export_archive groups "
+        "import_archive map panel record save_cassette serve settings submit tasks"
+    )
     assert offered(kit.submit("x", model="demo-fast")) == (
-        "attempt cancel delete error events id result retry snapshot spec status text usage"
+        "attempt attempts cancel created_at data delete elapsed_s error events finish_reason "
+        "first_token_s id message messages metadata model parse_error parsed prompt "
+        "raise_for_finish reasoning refusal reply result retry snapshot spec status text "
+        "tool_calls usage xray"
     )
     assert offered(stack) == (
-        "DESCRIPTION environment find join_or_start log_path pid settings start stop"
+        "DESCRIPTION data_dir environment find join_or_start log_path pid settings start stop"
     )

@@ -1,6 +1,9 @@
 """`longtask bench` on real services."""
 
 import json
+from pathlib import Path
+
+import pytest
 
 import longtask_kit as lt
 from tests.command import Done, longtask
@@ -37,6 +40,21 @@ def test_a_task_that_fails_ends_it_with_the_reason(stack: lt.LocalStack) -> None
 
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("TaskFailedError: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--max-tokens", "0"], '"--max-tokens" is 0'),
+        (["--model", "gpt-4o-mini"], "The model 'gpt-4o-mini' is none of the local stack's"),
+    ],
+)
+def test_what_cannot_be_asked_is_told_before_anything_is_started(
+    home: Path, options: list[str], told: str
+) -> None:
+    done = longtask("bench", *options)
+    assert (done.returncode, told in done.stderr) == (1, True), done.stderr
+    assert lt.LocalStack.find() is None
 
 
 def test_what_is_missing_is_named(stack: lt.LocalStack) -> None:

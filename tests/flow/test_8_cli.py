@@ -4,6 +4,7 @@ In this process where its text is the subject; as a process where pipes, signals
 what a shell sees of it are.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -13,17 +14,32 @@ import select
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TextIO
+from urllib.parse import urlsplit
 
 import httpx
 import pyte
 import pytest
+import trustme
+from rich.cells import cell_len
+from rich.console import Console
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
+import longtask_kit
 import longtask_kit as lt
+from longtask_kit.cli.console import ToldStream
+from longtask_kit.client.terminal import _print_live
 from longtask_kit.log.keys import new_task_id
 from tests.command import LONGTASK, call, longtask, spawn
+from tests.serving import free_port, serve
+from tests.tls import terminate_tls
 from tests.wait import wait_until
 
 
@@ -73,10 +89,88 @@ def test_a_retry_is_told_on_standard_error(environment: dict[str, str], plain: s
     assert "starts over" in done.stderr
 
 
+POEM = "写一个关于河流的俳句 🌊 – café"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "gbk"])
+def test_text_that_the_encoding_lacks_ends_no_command(
+    environment: dict[str, str], kit: lt.Kit, encoding: str
+) -> None:
+    task = kit.submit(POEM, model="demo-fast")
+    text = task.result(30)
+    commands = {
+        "run": ["run", POEM, "--model", "demo-fast"],
+        "tail": ["tail", task.id],
+        "failed": ["run", POEM, "--model", "模型"],
+        **{name: [name] for name in ("ls", "doctor", "status")},
+        "record": ["status", task.id],
+        "messages": ["queue", "list"],
+        "events": ["tail", task.id, "--json"],
+        "records": ["ls", "--json", "--limit", "1"],
+    }
+    said: dict[str, str] = {}
+    for name, arguments in commands.items():
+        with tempfile.TemporaryFile("w+", encoding=encoding) as out:
+            with tempfile.TemporaryFile("w+", encoding=encoding) as errors:
+                ended = call(*arguments, stdout=out, stderr=errors, **environment)
+            out.seek(0)
+            said[name] = out.read()
+        assert ended == (1 if name == "failed" else 0), name
+    escaped = text.encode(encoding, "backslashreplace").decode(encoding)
+    assert said["run"].rstrip("\n") == said["tail"].rstrip("\n") == escaped.rstrip("\n")
+    assert json.loads(said["events"].splitlines()[-1])["data"] == text
+    assert json.loads(said["records"])["prompt"] == POEM
+
+
+def test_a_process_whose_streams_are_not_utf8_says_it_all(
+    environment: dict[str, str], kit: lt.Kit
+) -> None:
+    text = kit.submit(POEM, model="demo-fast").result(30)
+    told = {"PYTHONIOENCODING": "cp1252"}
+    done = spawn("run", POEM, "--model", "demo-fast", "--json", **told, **environment)
+    assert (done.returncode, "Error" in done.stderr) == (0, False), done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["data"] == text
+
+
+def test_input_that_is_not_in_its_encoding_is_one_line(environment: dict[str, str]) -> None:
+    done = spawn("run", "-", stdin="ü", PYTHONIOENCODING="ascii:strict", **environment)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("SubmitError: Standard input is not ascii (")
+    assert "PYTHONIOENCODING" in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_terminal_shows_what_its_encoding_has(environment: dict[str, str], encoding: str) -> None:
+    main, side = pty.openpty()
+    command = [*LONGTASK, "run", POEM, "--model", "demo-fast", "--max-tokens", "30"]
+    variables = {"TERM": "xterm-256color", "COLUMNS": "60", "PYTHONIOENCODING": encoding}
+    with subprocess.Popen(
+        command, stdout=side, stderr=side, env=os.environ | environment | variables
+    ) as running:
+        os.close(side)
+        shown = read_terminal(main)
+    assert running.returncode == 0, shown
+    assert b"completed" in shown
+    assert shown.isascii() == (encoding == "ascii")
+
+
+def read_terminal(main: int) -> bytes:
+    """Return all that is shown until the other side of a terminal is closed."""
+    shown = b""
+    while select.select([main], [], [], 30)[0]:
+        try:
+            shown += os.read(main, 65_536)
+        except OSError:
+            break
+    os.close(main)
+    return shown
+
+
 def test_a_failed_task_is_exit_code_1_with_its_cause(environment: dict[str, str]) -> None:
     done = spawn("run", "Explain tides", "--model", "demo-bad-key", **environment)
     assert done.returncode == 1
     assert "failed: The model service answered 401" in done.stderr
+    assert "Check OPENAI_API_KEY" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -84,8 +178,18 @@ def test_a_failed_task_is_exit_code_1_with_its_cause(environment: dict[str, str]
     ("arguments", "says"),
     [
         (["run", " "], "empty"),
-        (["run", "x", "--max-tokens", "0"], "maxTokens"),
-        (["run", "x", "--temperature", "9"], "temperature"),
+        (["run"], "There is nothing to ask"),
+        (["run", "x", "--max-tokens", "0"], '"--max-tokens" is 0'),
+        (["run", "x", "--temperature", "9"], '"--temperature" is 9'),
+        (["run", "x", "--timeout", "0"], '"--timeout" is 0'),
+        (["run", "x", "--param", "stop"], "--param 'stop': expected name=value"),
+        (["run", "x", "--api", "chats"], "\"--api\" is 'chats': expected chat or responses"),
+        (["run", "x", "--max-tokens", "many"], "--max-tokens is 'many': expected a whole number"),
+        (["run", "x", "--image", "/no/such.png"], "/no/such.png can't be read"),
+        (["run", "--messages", "/no/such.json"], "--messages: /no/such.json can't be read"),
+        (["queue", "list", "--state", "FOO"], "--state is 'FOO': expected one of CREATED"),
+        (["retry", "nonsense"], "submit it again"),
+        (["delete", "nonsense"], "submit it again"),
         (["tail", "task_" + "0" * 22], "submit it again"),
         (["cancel", "nonsense"], "submit it again"),
         (["status", "nonsense"], "submit it again"),
@@ -98,6 +202,58 @@ def test_bad_input_is_one_line_and_exit_code_1(
     assert done.returncode == 1
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["tail", "status", "cancel", "retry", "delete"])
+def test_what_is_no_task_id_starts_no_stack(home: Path, command: str) -> None:
+    done = longtask(command, "nonsense")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("StreamExpiredError: No task 'nonsense'")
+    assert lt.LocalStack.find() is None
+
+
+def test_no_line_breaks_in_mid_word_on_a_terminal(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LONGTASK_MODEL", "gpt-9")
+    shown = show(["status"], COLUMNS="80")
+    assert "tasks go to    the local stack, but not yet: The model 'gpt-9' is none" in shown
+    shown += show(["run", "hi"], COLUMNS="80")
+    assert lt.LocalStack.find() is None
+    shown += show(["run", "hi", "--model", "demo-refuse"], COLUMNS="80")
+    assert "longtask_kit: local stack (" in shown
+    assert max(cell_len(line) for line in shown.splitlines()) <= 80, shown
+
+
+def test_a_long_line_stays_one_where_it_is_piped(home: Path) -> None:
+    done = longtask("status", LONGTASK_MODEL="gpt-9", COLUMNS="80")
+    assert len(done.stdout.splitlines()) == 2
+
+
+def test_lines_written_to_standard_output_are_broken_between_words_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    long = "budget 50 tokens; an estimate of all rows: 23 tokens asked, at most 4,000 answered"
+    main, side = pty.openpty()
+    with os.fdopen(side, "w") as terminal, contextlib.redirect_stderr(terminal):
+        stream = ToldStream()
+        stream.write(f"{long}\n")
+        stream.write("\rsubmitting: 1 s")
+        assert stream.isatty()
+    assert [line.rstrip(" ") for line in read_terminal(main).decode().split("\r\n")] == [
+        long.removesuffix(" answered"),
+        "answered",
+        "\rsubmitting: 1 s",
+    ]
+
+
+def show(arguments: list[str], **environment: str) -> str:
+    """Return what a command prints on a terminal, without its colours."""
+    main, side = pty.openpty()
+    with os.fdopen(side, "w") as terminal:
+        call(*arguments, stdout=terminal, stderr=terminal, TERM="xterm", **environment)
+    return re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", read_terminal(main).decode())
 
 
 def test_half_an_environment_is_told(environment: dict[str, str]) -> None:
@@ -142,9 +298,9 @@ def test_ctrl_c_leaves_at_once_and_says_how_to_come_back(environment: dict[str, 
     _, errors = running.communicate(timeout=20)
     assert longtask("status", task_id, **environment).stdout.count("running"), "it did not wait"
     assert running.returncode == 130
-    assert f"longtask tail {task_id}" in errors
+    assert f"longtask tail {task_id}\nEnd it:    longtask cancel {task_id}\n" in errors
     assert "Traceback" not in errors
-    assert longtask("cancel", task_id, **environment).stdout in ("cancelled\n", "asked to stop\n")
+    assert longtask("cancel", task_id, **environment).stdout in ("cancelled\n", "cancelling\n")
     ended = longtask("tail", task_id, **environment)
     assert ended.returncode == 1
     assert "cancelled" in ended.stderr
@@ -253,11 +409,25 @@ def test_ls_and_status_show_what_there_is(environment: dict[str, str], kit: lt.K
     assert task.id in listed.stdout
     assert "[red]markup[/red]" in listed.stdout
     assert "\x1b[31m" not in listed.stdout
+    cut = kit.submit("Explain tides", model="demo-length", max_tokens=9)
+    cut.result(30)
+    for command in (("ls", "--limit", "1"), ("status", cut.id)):
+        assert "stopped at max_tokens (9)" in longtask(*command, **environment).stdout
     record = json.loads(longtask("status", task.id, "--json", **environment).stdout)
     assert (record["taskId"], record["status"]) == (task.id, "completed")
     assert "completed" in longtask("status", task.id, **environment).stdout
     first = json.loads(longtask("ls", "--json", "--limit", "1", **environment).stdout)
     assert first["taskId"].startswith("task_")
+
+
+def test_doctor_shows_a_setting_that_cannot_be_meant_and_a_name_that_nobody_reads() -> None:
+    done = longtask("doctor", OPENAI_BASE_URL="127.0.0.1:11434/v1", LONGTASK_MODLE="demo")
+    assert done.returncode == 1
+    assert "✗  OPENAI_BASE_URL" in done.stdout
+    assert "http://127.0.0.1:11434/v1" in done.stdout
+    assert "!  LONGTASK_MODLE" in done.stdout
+    assert "did you mean LONGTASK_MODEL?" in done.stdout
+    assert "not asked" in done.stdout
 
 
 def test_doctor_finds_everything_well(environment: dict[str, str]) -> None:
@@ -292,6 +462,69 @@ def test_doctor_names_what_is_wrong_and_the_cure(
     assert cure in " ".join(done.stdout.split())
 
 
+def test_doctor_tells_swapped_keys_and_a_token_for_reading(environment: dict[str, str]) -> None:
+    names = ("QSTASH_CURRENT_SIGNING_KEY", "QSTASH_NEXT_SIGNING_KEY")
+    swapped = dict(zip(names, (environment[name] for name in reversed(names)), strict=True))
+    done = longtask("doctor", **(environment | swapped))
+    assert "are swapped: exchange" in " ".join(done.stdout.split())
+    reads = {"UPSTASH_REDIS_REST_TOKEN": environment["UPSTASH_REDIS_REST_READ_ONLY_TOKEN"]}
+    done = longtask("doctor", **(environment | reads))
+    assert "the token for reading only" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(("off_s", "told"), [(-90, "ahead of"), (90, "behind"), (-5, "")])
+def test_doctor_tells_a_clock_that_is_off(
+    environment: dict[str, str], off_s: int, told: str
+) -> None:
+    async def answer(request: Request) -> JSONResponse:
+        """Answer as a Redis whose clock is off by so much, and which takes what it is sent."""
+        asked = await request.json()
+        time_there = [str(int(time.time()) + off_s), "0"]
+        return JSONResponse({"result": time_there if asked == ["TIME"] else "OK"})
+
+    routes = [Route("/{path:path}", answer, methods=["POST"])]
+    with serve(Starlette(routes=routes)) as url:
+        done = longtask("doctor", **(environment | {"UPSTASH_REDIS_REST_URL": url}))
+    shown = " ".join(done.stdout.split())
+    if not told:
+        assert "✓ Redis answers" in shown
+        assert "the clocks agree" in shown
+        return
+    assert done.returncode == 1
+    assert re.search(rf"✗ Redis answers .*clock is (89|9\d) s {told} its", shown), shown
+    assert "timedatectl" in shown
+
+
+def test_doctor_tells_a_certificate_that_the_models_client_does_not_trust(
+    stack: lt.LocalStack, environment: dict[str, str]
+) -> None:
+    port = urlsplit(stack.environment["OPENAI_BASE_URL"]).port or 0
+    with terminate_tls(port, trustme.CA()) as tls_port:
+        own = {"OPENAI_BASE_URL": f"https://127.0.0.1:{tls_port}/v1"}
+        done = longtask("doctor", **(environment | own))
+    shown = " ".join(done.stdout.split())
+    assert "shows a certificate that this machine does not trust" in shown
+    assert "SSL_CERT_FILE" in shown
+
+
+def test_doctor_keeps_apart_what_the_environment_sets_and_what_the_local_stack_provides(
+    home: Path,
+) -> None:
+    done = longtask("doctor")
+    assert done.returncode == 0, done.stdout
+    shown = " ".join(done.stdout.split())
+    assert "the environment sets LONGTASK_HOME, LONGTASK_MODEL" in shown
+    assert "the local stack provides QSTASH_URL, QSTASH_TOKEN" in shown
+    assert "(because of LONGTASK_MODEL)" in shown
+    own = {"OPENAI_API_KEY": "sk-canary", "OPENAI_BASE_URL": f"http://127.0.0.1:{free_port()}"}
+    done = longtask("doctor", **own, LONGTASK_MODEL="mine")
+    shown = " ".join(done.stdout.split())
+    assert "local stack, model mine at 127.0.0.1" in shown
+    assert "(because of LONGTASK_MODEL, OPENAI_API_KEY, OPENAI_BASE_URL)" in shown
+    assert "✗ model answers 127.0.0.1" in shown
+    assert "canary" not in shown
+
+
 @pytest.fixture
 def up(home: Path) -> Iterator[subprocess.Popen[str]]:
     """`longtask up --json` on free ports."""
@@ -324,6 +557,7 @@ def test_up_prints_an_environment_that_is_all_another_shell_needs(
         "OPENAI_BASE_URL",
         "LONGTASK_BASE_URL",
         "NEXT_PUBLIC_BASE_URL",
+        "LONGTASK_API_KEY",
         "LONGTASK_MODEL",
     }
     done = longtask("run", "Explain tides", "--model=demo-fast", LONGTASK_HOME="/x", **environment)
@@ -416,14 +650,8 @@ def test_on_a_terminal_a_status_line_lives_below_the_text(
         env=os.environ | environment | {"TERM": "xterm-256color", "COLUMNS": "60", "LINES": "60"},
     )
     os.close(side)
-    shown = b""
-    while select.select([main], [], [], 30)[0]:
-        try:
-            shown += os.read(main, 65_536)
-        except OSError:  # the terminal's other side is closed
-            break
+    shown = read_terminal(main)
     assert running.wait(20) == 0
-    os.close(main)
     assert b"running \xc2\xb7 " in shown
     # What a person sees in the end: the text once, the status below it, nothing left over.
     screen = pyte.Screen(60, 60)
@@ -432,3 +660,79 @@ def test_on_a_terminal_a_status_line_lives_below_the_text(
     assert keep_letters(plain) in seen
     assert seen.count("completed") == 1
     assert "running" not in seen
+
+
+def test_on_a_terminal_a_text_that_goes_on_after_a_retry_is_one_line(kit: lt.Kit) -> None:
+    @lt.handler(continues=True)
+    async def cut_once(context: lt.TaskContext) -> AsyncIterator[str]:
+        if context.attempt == 1:
+            yield "One "
+            raise lt.RetryableError("cut")
+        yield "sentence.\nAnd one more."
+
+    kit.serve(handlers={"cut_once": cut_once})
+    task = kit.submit("x", handler="cut_once")
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=True, width=120, height=20, highlight=False)
+    _print_live(task, task.events(), console)
+    screen = pyte.Screen(120, 20)
+    pyte.Stream(screen).feed(shown.getvalue().replace("\n", "\r\n"))
+    lines = [line.strip() for line in screen.display if line.strip()]
+    assert lines[:3] == ["── attempt 1 failed: cut", "One sentence.", "And one more."]
+    assert re.search(r" · 2 pieces · .* · task_", lines[3])
+
+
+def test_on_a_terminal_a_refusal_ends_its_line(environment: dict[str, str]) -> None:
+    main, side = pty.openpty()
+    running = subprocess.Popen(
+        [*LONGTASK, "run", "hi", "--model", "demo-refuse@200"],
+        stdout=side,
+        stderr=side,
+        env=os.environ | environment | {"TERM": "xterm-256color", "COLUMNS": "60", "LINES": "60"},
+    )
+    os.close(side)
+    shown = read_terminal(main)
+    assert running.wait(20) == 0
+    screen = pyte.Screen(60, 60)
+    pyte.ByteStream(screen).feed(shown)
+    *refusal, status, note = [line.strip() for line in screen.display if line.strip()]
+    assert " ".join(refusal).endswith("as its name says.")
+    assert status.startswith("completed")
+    assert note == "refused"
+
+
+def test_run_asks_what_a_model_takes(
+    stack: lt.LocalStack, environment: dict[str, str], tmp_path: Path
+) -> None:
+    said = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "1"}]
+    (tmp_path / "said.json").write_text(json.dumps(said))
+    (tmp_path / "schema.json").write_text('{"type": "object"}')
+    (tmp_path / "cat.png").write_bytes(b"\x89PNG\r\n\x1a\nx")
+    asked = ["--messages", f"{tmp_path}/said.json", "--image", f"{tmp_path}/cat.png"]
+    how = ["--param", "seed=7", "--param", "stop=end", "--schema", f"{tmp_path}/schema.json"]
+    how += ["--max-tokens", "none", "--temperature", "none", "--metadata", "lesson=1"]
+    how += ["--api", "chat"]
+    left = longtask(
+        "run", "Two?", *asked, *how, "--retries", "1", "--model", "demo-fast", "--no-wait",
+        **environment,
+    )  # fmt: skip
+    with lt.connect(settings=stack.settings, quiet=True) as kit:
+        task = kit.attach(left.stdout.strip())
+        parts = [{"type": "text", "text": "Two?"}, lt.image(tmp_path / "cat.png")]
+        assert task.messages == [*said, {"role": "user", "content": parts}]
+        assert (task.spec.params["seed"], task.spec.params["stop"]) == (7, "end")
+        assert task.spec.params["response_format"]["type"] == "json_schema"
+        assert task.spec.retries == 1
+        assert (task.spec.max_tokens, task.spec.temperature, task.spec.api) == (None, None, "chat")
+        assert task.metadata == {"lesson": 1}
+        status = list(task.events())[-1].type
+    had = {"end": "completed", "error": "failed"}[status]  # by whether the model takes images
+    assert longtask("cancel", task.id, **environment).stdout == (
+        f"had already {had}; nothing to cancel\n"
+    )
+    assert longtask("delete", task.id, **environment).stdout == "deleted\n"
+    assert "submit it again" in longtask("status", task.id, **environment).stderr
+
+
+def test_the_version_is_printed() -> None:
+    assert longtask("--version").stdout == f"longtask_kit {longtask_kit.__version__}\n"

@@ -1,6 +1,7 @@
 """In a real kernel: live while the cell is busy, awaited natively, interrupted at once."""
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -34,7 +35,8 @@ def run_cell(client: BlockingKernelClient, code: str) -> str:
         content = message["content"]
         if "text" in content:
             printed.append(str(content["text"]))
-        if "text/plain" in content.get("data", {}):
+        is_own = message["msg_type"] != "update_display_data"  # else of a cell before
+        if is_own and "text/plain" in content.get("data", {}):
             printed.append(content["data"]["text/plain"])
 
     reply = client.execute_interactive(code, timeout=60, output_hook=collect)
@@ -88,7 +90,7 @@ def test_an_interrupt_ends_the_wait_and_leaves_the_task_running(
     assert reply["content"]["status"] == "error"
     # An await that does not tick would have outlasted it: the task takes 11 s.
     assert run_cell(client, "task.status") == "'running'"
-    assert run_cell(client, "task.cancel()") == "'running'"
+    assert run_cell(client, "task.cancel()") == "'cancelling'"
 
 
 def collect_messages(
@@ -122,11 +124,14 @@ def test_a_task_as_last_line_is_live_and_then_stays_as_text(
     assert kept["transient"] == shown["transient"], "it replaces the live output"
     assert set(kept["data"]) == {"text/plain", "text/html"}, "no widget is left to be missed"
     text = run_cell(client, "print(task.text)").rstrip("\n")
-    assert kept["data"]["text/plain"] == text
+    assert kept["data"]["text/plain"] == f"{text}\n\n[stopped at max_tokens (30)]"
     assert "<b>" not in kept["data"]["text/html"].split("</div>", 1)[1]
     again = collect_messages(client, "task")
     [static] = [content for kind, content in again if kind == "display_data"]
     assert static["data"] == kept["data"], "an ended task is static at once"
+    found = collect_messages(client, "kit.attach(task.id)")
+    [first] = [content for kind, content in found if kind == "display_data"]
+    assert first["data"] == kept["data"], "and one that was only found"
 
 
 def test_the_magics_submit_watch_and_cancel(
@@ -141,12 +146,16 @@ def test_the_magics_submit_watch_and_cancel(
     literal = "%%longtask -m demo@5 -n slow --no-wait\nKeep {braces} and <tags>"
     run_cell(client, literal)  # returns at once, while the task goes on
     assert run_cell(client, "slow.spec.prompt") == "'Keep {braces} and <tags>'"
-    assert run_cell(client, "%longtask_status").count("task_") == 2
-    assert run_cell(client, "%longtask_cancel slow") in ("asked to stop\n", "cancelled\n")
+    listed = run_cell(client, "%longtask_status")
+    assert listed.count("task_") == 2
+    assert "completed, stopped at max_tokens (20)" in listed
+    assert run_cell(client, "%longtask_cancel slow") in ("cancelling\n", "cancelled\n")
     for wrong, says in (
-        ("%%longtask --max-tokens many\nx", "invalid int value"),
+        ("%%longtask --max-tokens many\nx", "expected a whole number, or none"),
         ("%%longtask --nonsense\nx", "unrecognized arguments"),
-        ("%%longtask --max-tokens 0\nx", "maxTokens"),
+        ("%%longtask --max-tokens 0\nx", "--max-tokens"),
+        ("%%longtask --param stop\nx", "expected name=value"),
+        ("%%longtask --help\nx", "Longest answer, in tokens"),
         ("%%longtask\n ", "empty"),
         ("%%longtask --format\n{undefined}", "undefined"),
         ("%longtask_cancel nobody", "submit it again"),
@@ -154,3 +163,20 @@ def test_the_magics_submit_watch_and_cancel(
         errors = [c for kind, c in collect_messages(client, wrong) if kind in ("error", "stream")]
         assert says in str(errors), wrong
         assert "Traceback" not in str(errors)
+
+
+@pytest.mark.parametrize("wait", ["task.result()", "await task", "''.join(task)"])
+def test_a_failure_is_told_once_and_its_traceback_ends_at_the_callers_line(
+    kernel: tuple[KernelManager, BlockingKernelClient], wait: str
+) -> None:
+    _, client = kernel
+    run_cell(client, "import longtask_kit as lt; kit = lt.connect(quiet=True)")
+    cell = f"task = kit.submit('x', model='demo-bad-key')\n{wait}"
+    [error] = [c for kind, c in collect_messages(client, cell) if kind == "error"]
+    assert error["ename"] == "TaskFailedError"
+    told = "\n".join(error["traceback"])
+    assert re.findall(r"/longtask_kit/[a-z_/]+\.py", told) == []
+    run_cell(client, "%load_ext longtask_kit")
+    told = str(collect_messages(client, "%%longtask -m demo-bad-key\nx"))
+    assert "as its output says" in told
+    assert "Traceback" not in told

@@ -13,11 +13,13 @@ from pydantic import SecretStr
 import longtask_kit as lt
 from longtask_kit.cli.doctor import examine
 from longtask_kit.log.store import Store
+from longtask_kit.server.front_ends.routes import FRONT_ENDS
 from longtask_kit.settings import secret
 from longtask_kit.submit.queue import Queue
 from tests.serving import free_port, serve
 
 HTTP = httpx.Client(timeout=30)
+ASKED = {"role": "user", "content": "x"}
 SECRETS = [
     name for name, field in lt.Settings.model_fields.items() if "SecretStr" in str(field.annotation)
 ]
@@ -62,7 +64,7 @@ def own(settings: lt.Settings) -> Iterator[lt.Settings]:
     port = free_port()
     key = SecretStr("canary-of-the-api-key")
     own = settings.model_copy(update={"base_url": f"http://127.0.0.1:{port}", "api_key": key})
-    with serve(lt.create_app(own), port=port):
+    with serve(lt.create_app(own, front_ends=FRONT_ENDS), port=port):
         yield own
 
 
@@ -108,9 +110,17 @@ def test_no_log_line_at_any_level_shows_a_secret(
 
 def test_what_the_app_tells_everybody_shows_no_secret(own: lt.Settings) -> None:
     paths = ["/api/health", "/openapi.json", "/docs", "/api/tasks", "/api/nothing"]
-    paths += ["/api/qstash/webhook", "/api/tasks/stream?taskId=x"]
+    paths += ["/api/qstash/webhook", "/api/tasks/stream?taskId=x", "/v1/responses/resp_x"]
     answers = [HTTP.get(f"{own.base_url}{path}") for path in paths]
     answers += [HTTP.post(own.webhook_url, content=b"{}"), HTTP.post(own.failure_url)]
+    bearer = {"Authorization": f"Bearer {secret(own.api_key)}"}
+    for path, body in (
+        ("/v1/responses", {"model": "demo-bad-key", "input": "x"}),
+        ("/v1/responses", {"model": "demo-fast", "input": "x", "stream": True}),
+        ("/v1/chat/completions", {"model": "demo-bad-key", "messages": [ASKED]}),
+    ):
+        answers.append(HTTP.post(f"{own.base_url}{path}", json=body, headers=bearer))
+    assert [answer.status_code for answer in answers[-3:]] == [200, 200, 401]
     assert_hidden([(answer.text, answer.headers) for answer in answers], all_secrets(own))
 
 

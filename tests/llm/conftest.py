@@ -21,6 +21,21 @@ KEY = "model-key-for-tests"
 MODEL = installed.SMOLLM2_NAME
 
 
+def find_server(home: Path, parent: int) -> int | None:
+    """Return the process id of the model's server that this stack started from this home."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes()
+            environment = (folder / "environ").read_bytes()
+            status = (folder / "status").read_text()
+        except OSError:
+            continue
+        is_ours = f"PPid:\t{parent}\n" in status and str(home).encode() in environment
+        if is_ours and b"longtask_kit.local.model.native_server" in command:
+            return int(folder.name)
+    return None
+
+
 @pytest.fixture(scope="session")
 def llm_home() -> Iterator[Path]:
     """A home with the real model in it."""

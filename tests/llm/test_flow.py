@@ -9,26 +9,11 @@ import pytest
 
 import longtask_kit as lt
 from longtask_kit.local.model.installed import SMOLLM2_LABEL
-from tests.llm.conftest import MODEL
+from tests.llm.conftest import MODEL, find_server
 from tests.local.processes import is_alive
 from tests.wait import wait_until
 
 pytestmark = [pytest.mark.llm, pytest.mark.thorough]
-
-
-def find_server(home: Path, parent: int) -> int | None:
-    """Return the process id of the model's server that this stack started from this home."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (folder / "cmdline").read_bytes()
-            environment = (folder / "environ").read_bytes()
-            status = (folder / "status").read_text()
-        except OSError:
-            continue
-        is_ours = f"PPid:\t{parent}\n" in status and str(home).encode() in environment
-        if is_ours and b"longtask_kit.local.model.native_server" in command:
-            return int(folder.name)
-    return None
 
 
 def read_cpu_ticks(pid: int) -> int:
@@ -80,7 +65,7 @@ def test_cancelling_frees_the_models_slots(
         time.sleep(0.3)
         return read_cpu_ticks(pid) - before <= 2  # at work it would be 30
 
-    wait_until(rests, timeout_s=1.5)  # freed within a second, and seen to rest
+    wait_until(rests, timeout_s=15)  # of answers that would take a minute
     assert {task.status for task in tasks} == {"cancelled"}
 
 
@@ -105,7 +90,7 @@ def test_the_panel_offers_it_and_says_what_it_is(llm_kit: lt.Kit) -> None:
     wait_until(lambda: MODEL in panel.model.options)
     panel.model.value, panel.prompt.value = MODEL, "Say hello."
     panel.max_tokens.value = 10
-    assert panel.model_note.value == SMOLLM2_LABEL
+    assert panel.model.notes[MODEL] == SMOLLM2_LABEL
     task = panel.submit()
     assert task is not None
     assert task.result(timeout_s=30)

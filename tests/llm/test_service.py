@@ -41,6 +41,7 @@ def test_a_stream_has_role_text_finish_reason_and_usage_in_this_order(
     usage: Any = {"include_usage": True}
     with client.chat.completions.create(stream=True, stream_options=usage, **asked) as stream:
         assert "x-demo-label" not in stream.response.headers
+        assert stream.response.headers["x-continues-final-message"] == "token_ids"
         chunks = list(stream)
     assert chunks[0].choices[0].delta.role == "assistant"
     assert text_of(chunks)

@@ -15,7 +15,11 @@ def test_an_identity_is_kept(tmp_path: Path) -> None:
     assert load_identity(tmp_path) == identity
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"ports": {"app": "x"}}', '{"redis_token": ""}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '{"ports": {"app": "x"}}', '{"redis_token": ""}', "[" * 100_000],
+    ids=range(6),
+)
 def test_a_damaged_identity_is_an_error_with_the_cure(tmp_path: Path, text: str) -> None:
     (tmp_path / "identity.json").write_text(text)
     with pytest.raises(lt.LocalStackError, match=f"{tmp_path}/identity.json.*delete it"):

@@ -1,5 +1,6 @@
 """`longtask queue`, as a person types it."""
 
+import base64
 import json
 import urllib.parse
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from longtask_kit import LocalStack
-from longtask_kit.cli.queue import describe_facts, latest_events
+from longtask_kit.cli.queue import describe_facts, find_task_id, latest_events
+from longtask_kit.log.keys import new_task_id
 from tests import command
 from tests.contract.qstash.destination import wait_until
 from tests.serving import serve
@@ -109,6 +111,31 @@ def test_the_newest_event_of_each_message_counts() -> None:
         {"messageId": "a", "state": "CREATED"},
     ]
     assert latest_events(events) == events[:2]
+
+
+def encode(body: object) -> str:
+    return base64.b64encode(json.dumps(body).encode()).decode()
+
+
+def test_a_message_is_listed_with_its_task() -> None:
+    task = {"taskId": new_task_id()}
+    assert find_task_id({"body": encode(task)}) == task["taskId"]
+    assert find_task_id({"body": encode({"sourceBody": encode(task)})}) == task["taskId"]
+    for other in ({}, {"body": "?"}, {"body": encode([1])}, {"body": encode({"taskId": "x y"})}):
+        assert find_task_id(other) == ""
+
+
+def test_ids_are_whole_and_a_reason_is_one_line_at_80_columns(
+    stack: LocalStack, receiver: str
+) -> None:
+    message_id, dead_id = make_dead_letter(stack, receiver)
+    listed = command.longtask("queue", "list", **stack.environment, COLUMNS="80").stdout
+    lines = listed.splitlines()
+    assert max(map(len, lines)) <= 80
+    at = next(at for at, line in enumerate(lines) if message_id in line)
+    assert lines[at].endswith("  /hook"), "the URL's path alone"
+    assert lines[at + 1].startswith("    status 503: the database")
+    assert dead_id in listed
 
 
 def test_facts_leave_out_what_is_not_set() -> None:

@@ -2,15 +2,19 @@
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
 from qstash import QStash
 from qstash.errors import QStashError
+from starlette.applications import Starlette
+from starlette.routing import Route
 
 from longtask_kit import LocalStack, LocalStackError
 from longtask_kit.local.config import StackConfig
-from tests.contract.qstash.destination import publish, states_of, wait_until
+from tests.contract.qstash.destination import Destination, publish, states_of, wait_until
+from tests.serving import serve
 
 
 @pytest.mark.thorough
@@ -41,6 +45,50 @@ def test_dev_keys_are_the_ones_the_javascript_sdk_looks_for() -> None:
         "current": "sig_7kYjw48mhY7kAjqNGcy6cr29RJ6r",
         "next": "sig_5ZB6DVzB1wjE8S6rZ7eenA8Pdnhs",
     }
+
+
+def headers_of_a_form(origin: str) -> dict[str, str]:
+    """What a browser says of a form on somebody's page, which it sends wherever the form leads."""
+    site = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    return {"Origin": origin, "Content-Type": "text/plain"} | site
+
+
+def test_a_page_makes_no_queue_send_with_keys_that_everybody_knows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own, evil = "https://own.example", "https://evil.example"
+    monkeypatch.setenv("LONGTASK_CORS_ORIGINS", own)
+    destination = Destination()
+    route = Route("/admin", destination.answer, methods=["DELETE"])
+    with (
+        serve(Starlette(routes=[route])) as receiver,
+        LocalStack.start(data=None, dev_keys=True) as stack,
+    ):
+        urls = stack.environment
+        form = f"{urls['QSTASH_URL']}/v2/publish/{receiver}/admin?upstash-method=DELETE"
+        form += f"&qstash_token={quote(urls['QSTASH_TOKEN'])}"
+        for origin in (own, evil):
+            refused = httpx.post(form, content="a=b", headers=headers_of_a_form(origin))
+            assert refused.status_code == 403
+        by_a_program = httpx.post(form, content="a=b")
+        wait_until(lambda: destination.deliveries)
+        [delivery] = destination.deliveries
+        assert delivery.headers["upstash-message-id"] == by_a_program.json()["messageId"]
+
+
+def test_the_origins_that_are_set_may_call_the_app_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, evil = "https://own.example", "https://evil.example"
+    monkeypatch.setenv("LONGTASK_CORS_ORIGINS", own)
+    with LocalStack.start(data=None) as stack:
+        urls = stack.environment
+        tasks = f"{urls['LONGTASK_BASE_URL']}/api/tasks"
+        key = {"Authorization": f"Bearer {urls['LONGTASK_API_KEY']}"}
+        allowed = httpx.get(tasks, headers=headers_of_a_form(own) | key)
+        assert allowed.status_code == 200
+        assert allowed.headers["Access-Control-Allow-Origin"] == own
+        assert httpx.get(tasks, headers=headers_of_a_form(evil)).status_code == 403
+        for name in ("QSTASH_URL", "UPSTASH_REDIS_REST_URL", "OPENAI_BASE_URL"):
+            assert httpx.get(urls[name], headers=headers_of_a_form(own)).status_code == 403
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from longtask_kit.local.files import StackFiles
 from tests.local.processes import find_valkey, is_alive, run_python
 from tests.wait import wait_until
 
+SERVICES = ["QSTASH_URL", "UPSTASH_REDIS_REST_URL", "OPENAI_BASE_URL", "LONGTASK_BASE_URL"]
+
 
 def test_two_starters_at_once_get_one_stack(home: Path) -> None:
     code = """
@@ -178,15 +180,40 @@ def test_secrets_are_for_the_user_only(stack: lt.LocalStack) -> None:
     assert stack.environment["QSTASH_TOKEN"] not in command_line
 
 
-@pytest.mark.parametrize(
-    "name", ["QSTASH_URL", "UPSTASH_REDIS_REST_URL", "OPENAI_BASE_URL", "LONGTASK_BASE_URL"]
-)
+@pytest.mark.parametrize("name", SERVICES)
 def test_a_foreign_host_header_is_refused(stack: lt.LocalStack, name: str) -> None:
     url = stack.environment[name]
     for host in ("evil.example", "127.0.0.1.evil.example", "10.0.0.1:8000", ""):
         assert httpx.get(url, headers={"Host": host}).status_code in (400, 421), host
     for host in ("localhost", "127.0.0.1:99", "[::1]:8000"):
         assert httpx.get(url, headers={"Host": host}).status_code != 421, host
+
+
+@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+def test_what_a_page_of_another_site_sends_is_refused(
+    stack: lt.LocalStack, name: str, method: str
+) -> None:
+    url = stack.environment[name]
+    refused = [
+        {"Origin": "https://evil.example"},
+        {"Origin": "http://127.0.0.1.evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Origin": "http://localhost:3000", "Sec-Fetch-Site": "cross-site"},
+    ]
+    for headers in refused:
+        answer = httpx.request(method, url, headers=headers)
+        assert answer.status_code == 403, headers
+        assert "another site" in answer.json()["error"]
+    for headers in (
+        {},
+        {"Origin": url},
+        {"Origin": "http://localhost:3000", "Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "same-origin"},
+        {"Sec-Fetch-Site": "none"},
+    ):
+        assert httpx.request(method, url, headers=headers).status_code != 403, headers
 
 
 def test_services_listen_on_loopback_only(stack: lt.LocalStack) -> None:

@@ -1,6 +1,7 @@
 """How a stack starts: on ports of its own, from options that make sense."""
 
 import math
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import pytest
 
 import longtask_kit as lt
+from longtask_kit.local.files import StackFiles
+from longtask_kit.local.spawn import explain_death
 from longtask_kit.server.serve import bind
 from tests.command import longtask
 
@@ -139,6 +142,43 @@ def test_every_stack_option_of_the_command_line_is_checked(home: Path) -> None:
         assert done.stderr.startswith("LocalStackError: "), done.stderr
         assert option in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_disk_that_is_in_the_way_is_an_error_with_the_cure(home: Path) -> None:
+    files = StackFiles.of(home / "data")
+    for path, is_full in ((files.log, True), (files.lock, False), (files.state, False)):
+        if is_full:
+            path.symlink_to("/dev/full")
+        else:
+            path.unlink(missing_ok=True)
+            path.mkdir()
+        with pytest.raises(lt.LocalStackError, match=f"{home}/run and {home}/data.*LONGTASK_HOME"):
+            lt.LocalStack.join_or_start()
+        path.unlink() if is_full else path.rmdir()
+
+
+def test_valkeys_own_words_reach_whoever_starts_the_stack(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "valkey" / "appendonlydir").mkdir(parents=True)
+    manifest = tmp_path / "valkey" / "appendonlydir" / "appendonly.aof.manifest"
+    manifest.write_text("file appendonly.aof.1.incr.aof seq 1 type i\n")
+    manifest.with_name("appendonly.aof.1.incr.aof").write_bytes(b"\xff" * 99)
+    with pytest.raises(lt.LocalStackError, match=r"(?s)Valkey ended .*append only file"):
+        lt.LocalStack.start(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("log", "says"),
+    [
+        ("starting\nLocalStackError: a\nb\nc", "a\nb\nc"),
+        ("LocalStackError: of an attempt before\nLocalStackError: a", "a"),
+        ("starting", "exit code -9.*starting"),
+        ("Traceback …\nKeyError: 'LocalStackError: x'", "exit code -9.*Traceback"),
+    ],
+)
+def test_the_whole_cause_of_a_death_is_told(tmp_path: Path, log: str, says: str) -> None:
+    told = explain_death(log, -9, StackFiles(tmp_path, tmp_path))
+    assert re.fullmatch(says, told) or re.search(f"(?s){says}", told)
+    assert "LocalStackError: " not in told.splitlines()[0]
 
 
 def test_a_data_folder_that_cannot_be_is_an_error_with_the_cure(home: Path) -> None:

@@ -64,7 +64,7 @@ def test_a_stack_of_another_version_with_messages_under_way_is_left_alone(home: 
     sent = ask_queue(old, "POST", "/v2/publish/http://127.0.0.1:9/", **later).json()
     rewrite_state(home / "data", OLD)
     with pytest.raises(
-        lt.LocalStackError, match=r"version 1 .*version 2\. .*: 1\. .*`longtask down`"
+        lt.LocalStackError, match=r"version 1 .*version 3\. .*: 1\. .*`longtask down`"
     ):
         lt.connect(quiet=True)
     with pytest.raises(lt.LocalStackError, match="runs already"):

@@ -1,76 +1,13 @@
-"""How an attempt ends, and what the queue is told: the table of README, as values."""
+"""What the queue is told of an attempt's end: the table of README, as values."""
 
-import asyncio
 import re
 
 import pytest
 
-from longtask_kit.errors import (
-    ConfigError,
-    NonRetryableError,
-    RetryableError,
-    StoreError,
-    StreamError,
-)
-from longtask_kit.server.attempt import Answer, Ending, answer_for, busy, ending_for, refuse
+from longtask_kit.server.attempt import Answer, answer_for, busy, refuse
+from longtask_kit.server.ending import Ending
 
 TASK_ID = "task_1q2w3e4r5t6z7u8i9o0p1a"
-
-
-@pytest.mark.parametrize(
-    ("raised", "ending"),
-    [
-        (
-            RetryableError("429", code="rate_limit", retry_after_s=7.0),
-            Ending(kind="retry", message="429", code="rate_limit", retry_after_s=7.0),
-        ),
-        (RetryableError("later"), Ending(kind="retry", message="later", code="error")),
-        (
-            NonRetryableError("bad key", code="invalid_api_key"),
-            Ending(kind="fail", message="bad key", code="invalid_api_key"),
-        ),
-        (NonRetryableError("never"), Ending(kind="fail", message="never", code="error")),
-        (
-            ConfigError("OPENAI_API_KEY is missing"),
-            Ending(kind="fail", message="OPENAI_API_KEY is missing", code="config"),
-        ),
-        (
-            asyncio.CancelledError(),
-            Ending(kind="retry", message="The server was shut down.", code="shutdown"),
-        ),
-        (
-            ZeroDivisionError("division by zero"),
-            Ending(
-                kind="retry",
-                message="The handler raised ZeroDivisionError: division by zero",
-                code="handler_error",
-            ),
-        ),
-        (
-            TimeoutError(),
-            Ending(kind="retry", message="The handler raised TimeoutError: ", code="handler_error"),
-        ),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_what_a_handler_raised_says_how_the_attempt_ends(
-    raised: BaseException, ending: Ending
-) -> None:
-    assert ending_for(raised) == ending
-
-
-@pytest.mark.parametrize("raised", [StoreError("x"), StreamError("x", task_id=TASK_ID)])
-def test_another_error_of_ours_out_of_a_handler_is_worth_a_retry(raised: Exception) -> None:
-    assert ending_for(raised).kind == "retry"
-
-
-def test_a_long_message_of_a_handlers_exception_is_cut() -> None:
-    assert len(ending_for(ValueError("x" * 100_000)).message) < 600
-
-
-def test_half_a_surrogate_pair_in_an_exception_can_still_be_stored() -> None:
-    # `os.listdir` gives such names for files that are not UTF-8.
-    assert ending_for(FileNotFoundError("no file 'caf\udce9.txt'")).message.encode()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import TypeVar
 import pytest
 
 from longtask_kit import errors
-from longtask_kit.errors import LongTaskError
+from longtask_kit.errors import ConfigError, LongTaskError, _cut_ours, add_cure
 from longtask_kit.server.http_edge import BadRequestError, status_for
 
 AnError = TypeVar("AnError", bound=Exception)
@@ -110,6 +110,7 @@ STATUS = {
     "SubmitError": 400,
     "TaskCancelledError": 500,
     "TaskFailedError": 500,
+    "TaskIncompleteError": 500,
     "TaskTimeoutError": 500,
     "_TaskEndedError": 500,
 }
@@ -129,3 +130,26 @@ def test_a_valid_task_that_the_queue_did_not_take_is_the_gateways_fault() -> Non
     assert status_for(errors.SubmitError("m", task_id="task_1")) == 502
     assert status_for(errors.SubmitError("m")) == 400
     assert status_for(errors.QuotaError("m", task_id="task_1")) == 429
+
+
+def test_what_is_ours_is_cut_off_a_traceback_also_behind_a_wait_for_another_thread() -> None:
+    from concurrent.futures import Future
+
+    future: Future[None] = Future()
+    future.set_exception(ConfigError("no"))
+    frames: dict[str, object] = {"__name__": "longtask_kit.client.door"}
+    exec("def ask(future): future.result()", frames)  # noqa: S102 - a frame of that module
+    with pytest.raises(ConfigError) as caught:
+        frames["ask"](future)  # type: ignore[operator]
+    cut = _cut_ours(caught.value.__traceback__)
+    assert cut is not None
+    assert (cut.tb_frame.f_globals["__name__"], cut.tb_next) == (__name__, None)
+
+
+def test_a_failure_is_told_as_sentences_with_what_to_do() -> None:
+    assert add_cure("answered 404: no", "model_not_found") == (
+        "answered 404: no. Choose a model that the service offers."
+    )
+    assert add_cure("Why?", "model_not_found").startswith("Why? Choose")
+    assert add_cure(None, None) == "It does not say why."
+    assert add_cure("none like it", "not_recorded") == "none like it.", "no cure is better than any"

@@ -26,7 +26,9 @@ from longtask_kit.log.events import (
     decode_frame,
     encode_entry,
     encode_frame,
+    expand_entry,
     from_ms,
+    to_json,
     to_ms,
     to_wire,
 )
@@ -45,7 +47,14 @@ texts = st.one_of(
     st.text(max_size=60), st.sampled_from([NASTY, "\n", "\r", "\u2028", "\0", "👩‍🔬"])
 )
 counts = st.integers(0, 10**12)
-usages = st.builds(Usage, prompt_tokens=counts, completion_tokens=counts, total_tokens=counts)
+usages = st.builds(
+    Usage,
+    prompt_tokens=counts,
+    completion_tokens=counts,
+    total_tokens=counts,
+    reasoning_tokens=st.none() | counts,
+    cached_tokens=st.none() | counts,
+)
 cursors = st.builds(Cursor, st.integers(0, 10**6), st.integers(1, 10**18))
 times = st.integers(0, 4_102_444_800_000).map(from_ms)
 
@@ -69,9 +78,13 @@ def events(draw: st.DrawFn) -> TaskEvent:
                 data=draw(st.sampled_from(sorted(STATUSES))),
                 code=draw(st.none() | texts),
                 error=draw(st.none() | texts),
+                arrived=draw(st.none() | times),
             )
-        case "content":
+        case "content" | "reasoning" | "refusal":
             return dataclasses.replace(event, tokens=draw(st.integers(1, 10**6)))
+        case "tool_calls" | "data":
+            name = draw(texts) if type_ == "data" else None
+            return dataclasses.replace(event, data=to_json([draw(texts)]), name=name)
         case "end":
             return dataclasses.replace(
                 event, usage=draw(st.none() | usages), finish_reason=draw(st.none() | texts)
@@ -92,6 +105,8 @@ def entry_of(event: TaskEvent) -> list[str]:
         finish_reason=event.finish_reason,
         code=event.code,
         error=event.error,
+        name=event.name,
+        arrived=event.arrived,
     )
     return [str(event.cursor), "t", str(to_ms(event.time)), *fields]
 
@@ -244,7 +259,6 @@ def test_an_entry_without_fields_is_empty_content_of_one_token() -> None:
         ["1-1", "d"],
         ["x", "d", "text"],
         ["", "d", "text"],
-        ["1-1", "k", "unheard-of"],
         ["1-1", "n", "many"],
         ["1-1", "t", "today"],
         ["1-1", "t", "9" * 18],
@@ -254,6 +268,7 @@ def test_an_entry_without_fields_is_empty_content_of_one_token() -> None:
         ["1-1", "u", "{}"],
         ["1-1", "u", "null"],
         ["1-1", "u", '{"promptTokens":null,"completionTokens":1,"totalTokens":1}'],
+        *(["1-1", "k", "end", "a", told] for told in ("[1]", "7", '{"1":[]}', '{"one":1}')),
         ["1-1", "d", 5],
         [1, "d", "text"],
         ["1-1", None, "text"],
@@ -272,6 +287,28 @@ def test_a_foreign_entry_is_a_value_error(entry: Any) -> None:  # noqa: ANN401 -
     # Anybody may publish to the channel: what comes is whatever `json.loads` returned.
     with pytest.raises(ValueError, match=r".+"):
         decode_entry(entry)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [["d", "x"], ["u", "[]"], ["n", "many"], ["d", "abc", "p", "1 0,2 5"], ["p", "nonsense"]],
+    ids=str,
+)
+def test_of_an_entry_of_a_newer_version_only_place_and_time_are_read(fields: list[str]) -> None:
+    entry = ["1-7", "k", "unheard-of", *fields, "t", "1700000007000"]
+    expected = make_event("unheard-of", at="1-7")  # type: ignore[arg-type]
+    assert decode_entry(entry) == expected
+    assert expand_entry(entry, after=START) == [expected]
+    assert not expected.is_known
+    assert not expected.is_terminal
+
+
+@pytest.mark.parametrize("rest", [{}, {"data": [1]}, {"usage": []}, {"tokens": None}], ids=str)
+def test_of_a_frame_of_a_newer_version_only_place_and_time_are_read(rest: dict[str, Any]) -> None:
+    wire = {"type": "unheard-of", "timestamp": 1_700_000_007_000} | rest
+    event = decode_frame(json.dumps(wire), "1-7")
+    assert event == make_event("unheard-of", at="1-7")  # type: ignore[arg-type]
+    assert decode_frame('{"type":"ping"}', "").cursor == START
 
 
 def test_an_error_about_a_foreign_entry_quotes_no_more_than_its_beginning() -> None:
@@ -370,7 +407,6 @@ def test_unknown_keys_of_a_frame_are_ignored() -> None:
         ('"text"', "1-1"),
         ("{}", "1-1"),
         ('{"type":"content"}', "1-1"),
-        ('{"type":"unheard-of","timestamp":1}', "1-1"),
         ('{"type":[],"timestamp":1}', "1-1"),
         ('{"type":"content","timestamp":null}', "1-1"),
         ('{"type":"content","timestamp":1e30}', "1-1"),
@@ -533,3 +569,13 @@ def test_only_end_error_and_cancelled_are_terminal(type_: EventType) -> None:
     transcript = Transcript()
     transcript.apply(event)
     assert event.is_terminal is transcript.is_terminal is (type_ in {"end", "error", "cancelled"})
+
+
+def test_a_usage_is_read_with_and_without_its_details() -> None:
+    wire = {"promptTokens": 3, "completionTokens": 5, "totalTokens": 8}
+    assert Usage.from_wire(wire) == USAGE
+    assert USAGE.to_wire() == wire
+    detailed = Usage.from_wire(wire | {"reasoningTokens": 4, "cachedTokens": 0, "newer": 1})
+    assert detailed.to_wire() == wire | {"reasoningTokens": 4, "cachedTokens": 0}
+    assert repr(USAGE) == "Usage(prompt_tokens=3, completion_tokens=5, total_tokens=8)"
+    assert "reasoning_tokens=4" in repr(detailed)

@@ -9,7 +9,8 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 
 
 def names_of(requirements: list[str]) -> set[str]:
@@ -42,6 +43,25 @@ def test_every_package_that_is_imported_is_declared() -> None:
     for module, where in find_imported().items():
         distributions = {name.lower() for name in by_module.get(module, [module])}
         assert distributions & declared, f"{module}, imported by {where}, is in no requirement"
+
+
+def find_modules(folder: str) -> set[str]:
+    """Return the packages and modules right in a folder of the package."""
+    paths = (ROOT / folder).iterdir()
+    return {
+        f"{folder.replace('/', '.')}.{path.stem}"
+        for path in paths
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+
+
+def test_the_contract_of_the_stand_ins_leaves_no_module_out() -> None:
+    contracts = PYPROJECT["tool"]["importlinter"]["contracts"]
+    [contract] = [one for one in contracts if one["name"].startswith("The stand-ins")]
+    here = {"longtask_kit.__init__", "longtask_kit.errors", "longtask_kit.local"}
+    here |= {f"longtask_kit.local.{name}" for name in ("__init__", "__main__")}
+    known = {*contract["source_modules"], *contract["forbidden_modules"], *here}
+    assert find_modules("longtask_kit") | find_modules("longtask_kit/local") <= known
 
 
 def test_the_re_executor_says_which_extra_it_needs() -> None:

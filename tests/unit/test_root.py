@@ -8,13 +8,20 @@ import pytest
 import longtask_kit
 
 PUBLIC_NAMES = [
+    "Chat",
     "ConfigError",
     "Cursor",
+    "DataEvent",
+    "Delta",
+    "Handler",
     "Kit",
     "LocalStack",
     "LocalStackError",
     "LongTaskError",
     "NonRetryableError",
+    "Outcome",
+    "Progress",
+    "QuotaError",
     "RetryableError",
     "Settings",
     "SignatureError",
@@ -24,8 +31,12 @@ PUBLIC_NAMES = [
     "SubmitError",
     "Task",
     "TaskCancelledError",
+    "TaskContext",
     "TaskEvent",
     "TaskFailedError",
+    "TaskGroup",
+    "TaskIncompleteError",
+    "TaskOutput",
     "TaskSpec",
     "TaskTimeoutError",
     "TextDelta",
@@ -33,6 +44,8 @@ PUBLIC_NAMES = [
     "connect",
     "create_app",
     "create_router",
+    "handler",
+    "image",
 ]
 HEAVY = "fastapi openai uvicorn ipywidgets anywidget IPython pydantic httpx redis typer rich qstash"
 

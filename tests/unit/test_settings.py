@@ -1,6 +1,7 @@
 """Settings: environment names, `.env`, what is refused, and that no secret shows."""
 
 import os
+import re
 import traceback
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from longtask_kit.errors import ConfigError
+from longtask_kit.server.app import create_app
 from longtask_kit.settings import (
     CLIENT_NAMES,
     SERVER_NAMES,
@@ -212,6 +214,53 @@ def test_a_url_that_can_not_be_called_is_a_config_error_that_names_its_variable(
     with pytest.raises(ConfigError, match=rf"(?m)^  {shown}: expected a URL") as caught:
         Settings()
     assert url not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "told"),
+    [
+        (
+            "OPENAI_BASE_URL",
+            "127.0.0.1:11434/v1",
+            "is '127.0.0.1:11434/v1': expected a URL like http://127.0.0.1:11434/v1",
+        ),
+        (
+            "LONGTASK_BASE_URL",
+            "app.example.com",
+            "is 'app.example.com': expected a URL like https://app.example.com",
+        ),
+        ("LONGTASK_BASE_URL", "ftp://x.org", "is 'ftp://x.org': expected a URL like https://"),
+        ("LONGTASK_TTL_S", "abc", "is 'abc': expected a whole number from 60 to 315,360,000"),
+        ("LONGTASK_RETRIES", "1.5", "is '1.5': expected a whole number from 0 to 100"),
+        ("LONGTASK_MODEL_TIMEOUT_S", "0", "is '0': expected a number above 0"),
+        ("LONGTASK_MAX_DURATION_S", "-1", "is '-1': expected a number above 0, at most 86,400"),
+        ("LONGTASK_DEV", "maybe", "is 'maybe': expected 1 or 0"),
+        ("LONGTASK_LOG", "loud", "is 'loud': expected one of off, text, json"),
+        ("LONGTASK_REPLAY_MODE", "no", "is 'no': expected one of replay, extend, renew"),
+        ("LONGTASK_RPM", "-1", "is '-1': expected a whole number, at least 0"),
+    ],
+)
+def test_a_wrong_value_is_told_with_what_was_expected(
+    monkeypatch: pytest.MonkeyPatch, variable: str, text: str, told: str
+) -> None:
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(ConfigError) as caught:
+        Settings()
+    assert f"  {variable}: {told}" in str(caught.value)
+    assert caught.value.wrong[variable].startswith(told)
+
+
+@pytest.mark.parametrize(
+    "canary",
+    ["sk-proj-canary", "redis://default:canary@eu1.upstash.io:6379", "eyJh.canary" + "x" * 99],
+)
+def test_a_secret_under_the_name_of_a_url_is_not_quoted(
+    monkeypatch: pytest.MonkeyPatch, canary: str
+) -> None:
+    monkeypatch.setenv("UPSTASH_REDIS_REST_URL", canary)
+    with pytest.raises(ConfigError, match="UPSTASH_REDIS_REST_URL: expected a URL") as caught:
+        Settings()
+    assert "canary" not in str(caught.value)
 
 
 def test_origins_are_separated_by_commas_and_none_unless_set() -> None:
@@ -463,3 +512,27 @@ def test_settings_can_not_be_changed_later() -> None:
 
 def test_an_unset_secret_is_empty_text() -> None:
     assert secret(None) == ""
+
+
+def test_an_app_with_nothing_set_is_told_how_to_try_it() -> None:
+    with pytest.raises(ConfigError, match="run `longtask up` and export what it prints"):
+        create_app(Settings(_env_file=None))
+    with pytest.raises(ConfigError, match="unset all Upstash variables"):
+        create_app(Settings(_env_file=None, qstash_token="one"))
+
+
+def test_a_hosts_time_limit_is_read_by_our_name_or_vercels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert Settings(_env_file=None).max_duration_s is None
+    monkeypatch.setenv("VERCEL_FUNCTION_MAX_DURATION", "300")
+    assert Settings(_env_file=None).max_duration_s == 300
+    monkeypatch.setenv("LONGTASK_MAX_DURATION_S", "60")
+    assert Settings(_env_file=None).max_duration_s == 60
+
+
+def test_the_table_of_times_has_each_of_them() -> None:
+    names = {*Settings.model_fields, *vars(Settings)}
+    times = {name for name in names if re.fullmatch(r"[a-z]\w*_s", name)}
+    told = set(re.findall(r"^ *\| `(\w+)` \| s \|", Settings.__doc__ or "", re.MULTILINE))
+    assert told == times

@@ -7,7 +7,7 @@ import pytest
 from longtask_kit.errors import StreamExpiredError
 from longtask_kit.log.events import START, Cursor, encode_entry
 from longtask_kit.log.news import _decode_news
-from longtask_kit.log.subscribe import expired, is_next
+from longtask_kit.log.subscribe import Loss, expired, is_next
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,6 @@ def test_news_is_a_log_entry_as_json() -> None:
         '"text"',
         '{"1-1":"d"}',
         "[1,2,3]",
-        '["1-1","k","unheard-of"]',
         '["1-1","u","{}"]',
         '["1-1","u","[]"]',
     ],
@@ -60,6 +59,42 @@ def test_foreign_news_counts_as_a_hole_so_that_the_log_is_read(payload: str) -> 
     cursor = _decode_news(payload).cursor
     assert cursor > seen
     assert not is_next(seen, cursor)
+
+
+# A try each: how long it took to be greeted (None: never), how long it stood then, whether that
+# brought news, whether it ended by silence; and what is then lost, and waited before the next.
+@pytest.mark.parametrize(
+    "tries",
+    [
+        pytest.param([(1, None, 0, 0, 1, 0.05), (1, None, 0, 0, 2, 0.1)], id="nobody answers"),
+        pytest.param([(0, 1, 0, 0, 0, 0.05), (2, 1, 0, 0, 2, 0.1)], id="greets and breaks"),
+        pytest.param(
+            [(1, 0, 1, 0, 0, 0.05), (2, 1, 0, 0, 2, 0.1), (3, 1, 1, 0, 0, 0.05)], id="news"
+        ),
+        pytest.param([(1, 60, 0, 0, 1, 0.05), (1, 60, 0, 0, 2, 0.05)], id="cut every minute"),
+        pytest.param([(1, 45, 0, 1, 46, 0.05), (1, 45, 0, 1, 92, 0.1)], id="then silence"),
+        pytest.param([(1, 45, 1, 1, 0, 0.05), (1, 45, 0, 1, 46, 0.1)], id="news, then silence"),
+    ],
+)
+def test_only_news_ends_a_loss_and_nothing_is_lost_while_a_connection_stands(
+    tries: list[tuple[float, float | None, int, int, float, float]],
+) -> None:
+    now = 100.0
+    loss = Loss(now)
+    for opened_s, stood_s, has_news, was_silent, lost_s, delay_s in tries:
+        now += opened_s
+        if stood_s is not None:
+            loss.hear(now, is_new=False)
+            loss.hear(now, is_new=bool(has_news))
+            now += stood_s
+        assert (loss.count(now, was_silent=bool(was_silent)), loss.delay_s) == (lost_s, delay_s)
+
+
+def test_a_follower_waits_for_five_seconds_at_most() -> None:
+    loss = Loss(0.0)
+    delays = [(loss.count(0.0, was_silent=False), loss.delay_s)[1] for _ in range(12)]
+    assert delays == sorted(delays)
+    assert delays[-1] == 5
 
 
 def test_an_unknown_task_names_its_id_and_the_cure() -> None:

@@ -1,5 +1,6 @@
 """A model's text is data: nothing in it may steer the reader's terminal."""
 
+import json
 import unicodedata
 from datetime import UTC, datetime
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from longtask_kit.client.terminal import _print_plain
 from longtask_kit.log.events import Cursor, TaskEvent
-from longtask_kit.log.text import make_printable
+from longtask_kit.log.text import make_printable, to_json_line
 
 examples = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 
@@ -72,6 +73,27 @@ def test_no_control_character_is_left_and_nothing_else_is_lost(text: str) -> Non
     assert make_printable(printable) == printable
 
 
+@pytest.mark.parametrize(
+    ("text", "encoding", "shown"),
+    [
+        ("é河", None, "é河"),
+        ("é河", "utf-8", "é河"),
+        ("é", "cp1252", "é"),
+        ("é河😀", "cp1252", "\\u00e9\\u6cb3\\ud83d\\ude00"),
+        ("é\x1b\x7f", "ascii", "\\u00e9\\u001b\\u007f"),
+        ("\ud83d", "utf-8", "\\ud83d"),
+    ],
+    ids=ascii,
+)
+def test_a_line_of_json_says_the_same_in_any_encoding(
+    text: str, encoding: str | None, shown: str
+) -> None:
+    line = to_json_line({"a": text}, encoding=encoding)
+    assert line == f'{{"a": "{shown}"}}\n'
+    assert json.loads(line) == {"a": text}
+    line.encode(encoding or "utf-8")
+
+
 def make_event(seq: int, **fields: str) -> TaskEvent:
     time = datetime(2026, 1, 1, tzinfo=UTC)
     return TaskEvent(cursor=Cursor(1, seq), time=time, **fields)  # type: ignore[arg-type]
@@ -95,6 +117,59 @@ def test_a_pipe_gets_the_text_alone_and_notes_go_to_standard_error(
     assert printed.err == "attempt 1 failed: 500; retrying\nattempt 2: the text starts over\n"
 
 
+def test_a_text_that_goes_on_after_a_retry_is_not_broken_in_mid_sentence(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _print_plain(
+        [
+            make_event(1, type="start", data="1"),
+            make_event(2, type="content", data="One "),
+            make_event(3, type="status", data="retrying", error="cut"),
+            make_event(4, type="continue"),
+            make_event(5, type="content", data="sentence."),
+            make_event(6, type="end"),
+        ]
+    )
+    printed = capsys.readouterr()
+    assert printed.out == "One sentence.\n"
+    assert printed.err == (
+        "attempt 1 failed: cut; retrying\nattempt 1: goes on where the text ended\n"
+    )
+
+
+def test_what_begins_anew_begins_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    calls = json.dumps([{"function": {"name": "f", "arguments": "{}"}}])
+    _print_plain(
+        [
+            make_event(1, type="start", data="1"),
+            make_event(2, type="content", data="Hel"),
+            make_event(3, type="start", data="2"),
+            make_event(4, type="content", data="I look"),
+            make_event(5, type="tool_calls", data=calls),
+            make_event(6, type="start", data="3"),
+            make_event(7, type="content", data="Hello"),
+        ]
+    )
+    assert capsys.readouterr().out == "Hel\nI look\nf({})\nHello\n"
+
+
+def test_an_attempt_that_had_shown_nothing_does_not_start_over(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _print_plain(
+        [
+            make_event(1, type="start", data="1"),
+            make_event(2, type="status", data="retrying", error="Nobody answers."),
+            make_event(3, type="start", data="2"),
+            make_event(4, type="content", data="Hello"),
+            make_event(5, type="end"),
+        ]
+    )
+    printed = capsys.readouterr()
+    assert printed.out == "Hello\n"
+    assert printed.err == "attempt 1 failed: Nobody answers; retrying\n"
+
+
 def test_neither_text_nor_error_of_a_model_steers_the_terminal(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -107,6 +182,11 @@ def test_neither_text_nor_error_of_a_model_steers_the_terminal(
     printed = capsys.readouterr()
     assert "\x1b" not in printed.out
     assert not {"\x1b", "\x07", "\x9b"} & set(printed.err)
+
+
+def test_what_is_said_of_a_refusal_begins_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    _print_plain([make_event(1, type="refusal", data=part) for part in ("I can't", " help.")])
+    assert capsys.readouterr().err == "I can't help.\n"
 
 
 def test_a_text_that_ends_its_line_gets_no_other_line_feed(

@@ -5,9 +5,11 @@ from collections.abc import Callable, Coroutine
 
 import pytest
 
+from longtask_kit.log.events import EventType
 from longtask_kit.log.record import Append
 from longtask_kit.log.store import Store
-from longtask_kit.server.writer import FIRST_SEQ, AttemptWriter, Publisher
+from longtask_kit.server.attempt_writer import FIRST_SEQ, AttemptWriter
+from longtask_kit.server.writer import LogWriter
 from longtask_kit.settings import Settings
 
 TASK_ID = "task_1q2w3e4r5t6z7u8i9o0p1a"
@@ -23,7 +25,7 @@ def take(write: Callable[[AttemptWriter], Coroutine[object, object, object]]) ->
         )
         store = Store.open(settings)
         try:
-            writer = Publisher(store, min_flush_interval_s=0, heartbeat_s=1).open_attempt(
+            writer = LogWriter(store, min_flush_interval_s=0, heartbeat_s=1).open_attempt(
                 TASK_ID, 2
             )
             writing = asyncio.create_task(write(writer))
@@ -67,3 +69,26 @@ def test_half_a_surrogate_pair_of_one_handler_does_not_break_the_flush_of_all(
     assert append.entries
     for part in [*append.fields, *(part for entry in append.entries for part in entry)]:
         assert part.encode().decode() == part
+
+
+@pytest.mark.parametrize("size", [1, 65_535, 65_536])
+def test_a_surrogate_pair_in_two_deltas_is_one_character_wherever_the_flush_falls(
+    size: int,
+) -> None:
+    async def write(writer: AttemptWriter) -> None:
+        await writer.write("x" * (size - 1) + "\ud83d")
+        await writer.write("\ude00")
+        await writer.end(usage=None, finish_reason=None)
+
+    texts = [entry[2] for entry in take(write).entries if entry[1] == "d"]
+    assert "\ufffd" not in "".join(texts)
+
+
+@pytest.mark.parametrize("type_", ["content", "reasoning", "refusal"])
+def test_half_a_pair_that_stays_alone_is_told_at_the_end(type_: EventType) -> None:
+    async def write(writer: AttemptWriter) -> None:
+        await writer.write(HALF, type_=type_)
+        await writer.end(usage=None, finish_reason=None)
+
+    entry = take(write).entries[0]
+    assert entry[entry.index("d") + 1] == "a\ufffd"

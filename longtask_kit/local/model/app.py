@@ -2,7 +2,8 @@
 
 It knows only the wire, https://platform.openai.com/docs/api-reference/chat, and is made for the
 official `openai` SDK. Every answer of a demo model says what it is in the header `X-Demo-Label`.
-An installed real model (`llm`) answers under its own name, and the demo never in its place.
+An installed real model (`llm`) answers under its own name, and the demo never in its place. Whoever
+names a recording in the header `X-Longtask-Cassette` is answered from that, and from nowhere else.
 """
 
 from __future__ import annotations
@@ -12,12 +13,7 @@ import contextlib
 import functools
 import hashlib
 import hmac
-import json
-import math
-import secrets
-import time
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -26,8 +22,20 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from longtask_kit.local.model.native import LocalModel, LocalModels, ModelGoneError
-from longtask_kit.local.model.native_request import read_native_chat, read_native_response
-from longtask_kit.local.model.prose import split_tokens, write_long_reply, write_reply
+from longtask_kit.local.model.native_request import (
+    read_begun_tokens,
+    read_native_chat,
+    read_native_response,
+)
+from longtask_kit.local.model.replay import (
+    Replay,
+    Shelf,
+    explain_as_recorded,
+    find_attempt,
+    list_models,
+    stream_attempt,
+)
+from longtask_kit.local.model.reply import stream_frames, whole_body, write_answer
 from longtask_kit.local.model.request import (
     MODELS,
     ApiError,
@@ -39,6 +47,7 @@ from longtask_kit.local.model.request import (
     read_chat_request,
     read_model_name,
 )
+from longtask_kit.local.model.responses import Runs, read_response_request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -48,120 +57,8 @@ if TYPE_CHECKING:
 
     from longtask_kit.local.model.installed import InstalledModel
 
-FINGERPRINT = "fp_longtask_demo"
-MAX_TOKENS_PER_WRITE = 16
 _CREATED = 1_767_225_600  # 2026-01-01, for the model list
 _REMEMBERED_PROMPTS = 10_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """A written reply and the envelope it travels in."""
-
-    request: ChatRequest
-    tokens: list[str]
-    finish_reason: str
-    reply_id: str
-    created: int
-
-    @property
-    def usage(self) -> dict[str, int]:
-        """Token counts, by the same split as the stream."""
-        asked = sum(len(split_tokens(text)) for _, text in self.request.messages)
-        answered = len(self.tokens)
-        return {
-            "prompt_tokens": asked,
-            "completion_tokens": answered,
-            "total_tokens": asked + answered,
-        }
-
-    def envelope(self, kind: str) -> dict[str, Any]:
-        """The fields every chunk and every whole answer share."""
-        return {
-            "id": self.reply_id,
-            "object": kind,
-            "created": self.created,
-            "model": self.request.model.name,
-            "system_fingerprint": FINGERPRINT,
-        }
-
-    def chunk(self, delta: dict[str, str], finish_reason: str | None = None) -> dict[str, Any]:
-        """One chunk of the stream."""
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return self.envelope("chat.completion.chunk") | {"choices": [choice]}
-
-    def whole(self) -> dict[str, Any]:
-        """The answer to a request that does not stream."""
-        message = {"role": "assistant", "content": "".join(self.tokens), "refusal": None}
-        choice = {
-            "index": 0,
-            "message": message,
-            "logprobs": None,
-            "finish_reason": self.finish_reason,
-        }
-        return self.envelope("chat.completion") | {"choices": [choice], "usage": self.usage}
-
-
-def write_answer(request: ChatRequest) -> Reply:
-    """Return the reply to a request, cut at its token limit."""
-    write = write_long_reply if request.model.is_long else write_reply
-    tokens = split_tokens(write(request.prompt, seed=request.seed))
-    kept = tokens[: request.max_tokens]
-    return Reply(
-        request=request,
-        tokens=kept,
-        finish_reason="stop" if len(kept) == len(tokens) else "length",
-        reply_id=f"chatcmpl-{secrets.token_hex(12)}",
-        created=int(time.time()),
-    )
-
-
-def due_tokens(elapsed_s: float, tokens_per_s: float) -> float:
-    """Return how many tokens may have left by now; the first leaves at once."""
-    return math.inf if math.isinf(tokens_per_s) else math.floor(elapsed_s * tokens_per_s) + 1
-
-
-async def _pace(tokens: list[str], tokens_per_s: float) -> AsyncIterator[list[str]]:
-    """Yield the tokens as they fall due, counted from the start so that no drift adds up."""
-    started, sent = time.monotonic(), 0
-    while sent < len(tokens):
-        # Sleeping even for 0 s lets the loop run, and is where a departed client is noticed.
-        wait_s = started + sent / tokens_per_s - time.monotonic()
-        await asyncio.sleep(max(0.0, wait_s))
-        due = due_tokens(time.monotonic() - started, tokens_per_s)
-        upto = int(min(due, sent + MAX_TOKENS_PER_WRITE, len(tokens)))
-        if upto > sent:
-            yield tokens[sent:upto]
-            sent = upto
-
-
-def _frame(data: dict[str, Any]) -> str:
-    return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
-
-
-async def _stream_frames(reply: Reply, tokens_per_s: float, *, cut: bool) -> AsyncIterator[str]:
-    """The SSE frames of a reply: role, tokens, finish reason, usage if asked for, [DONE]."""
-    await asyncio.sleep(reply.request.model.delay_s)
-    yield _frame(reply.chunk({"role": "assistant", "content": ""}))
-    # Only the token differs between frames: the rest is encoded once, to stay ahead of readers.
-    head, tail = _frame(reply.chunk({"content": "\0"})).split(json.dumps("\0"))
-    tokens = reply.tokens[: len(reply.tokens) // 3] if cut else reply.tokens
-    async for batch in _pace(tokens, tokens_per_s):
-        yield "".join(f"{head}{json.dumps(t, ensure_ascii=False)}{tail}" for t in batch)
-    if cut:
-        return
-    yield _frame(reply.chunk({}, reply.finish_reason))
-    if reply.request.include_usage:
-        usage = {"choices": [], "usage": reply.usage}
-        yield _frame(reply.envelope("chat.completion.chunk") | usage)
-    yield "data: [DONE]\n\n"
-
-
-async def _whole_body(reply: Reply, tokens_per_s: float, *, cut: bool) -> AsyncIterator[str]:
-    """The one JSON body, after the time its tokens take."""
-    await asyncio.sleep(reply.request.model.delay_s + len(reply.tokens) / tokens_per_s)
-    text = json.dumps(reply.whole(), ensure_ascii=False)
-    yield text[: len(text) // 3] if cut else text
 
 
 class _CutResponse(StreamingResponse):
@@ -200,6 +97,11 @@ class _FaultSwitch:
         return model.fault
 
 
+def tell_continues(*, continues: bool) -> dict[str, str]:
+    """Return the header that says whether an answer that was cut can be gone on behind."""
+    return {"X-Continues-Final-Message": "true" if continues else "false"}
+
+
 def _raise_fault(fault: Fault | None) -> None:
     if fault == "rate_limit":
         raise ApiError(
@@ -219,7 +121,12 @@ class _Service:
     """The endpoints, and the little they remember."""
 
     def __init__(
-        self, api_key: str, label: str, tokens_per_s: float, local_models: LocalModels
+        self,
+        api_key: str,
+        label: str,
+        tokens_per_s: float,
+        local_models: LocalModels,
+        stream_again_s: float,
     ) -> None:
         self._label = label
         self._labelled = {"X-Demo-Label": label}
@@ -227,40 +134,95 @@ class _Service:
         self._expected = f"Bearer {api_key}".encode()
         self._tokens_per_s = tokens_per_s
         self._switch = _FaultSwitch()
+        self._runs = Runs(again_s=stream_again_s)
+        self._shelf = Shelf()
 
     async def complete_chat(self, request: Request) -> Response:
         self._check_key(request)
         body = parse_body(await request.body())
+        if (replay := Replay.of_headers(request.headers)) is not None:
+            frames = self._replay(replay, body)
+            return StreamingResponse(frames, media_type="text/event-stream")
         local = self._local_models.find(read_model_name(body))
         if local is not None:
             return await _ask_local(local, request, read_native_chat, body)
         return self._answer_demo(read_chat_request(body, self._local_models.names))
 
+    async def _replay(self, replay: Replay, body: dict[str, Any]) -> AsyncIterator[str]:
+        try:
+            cassette = await self._shelf.open(replay.path)
+            # In a thread: to say what is nearest takes a while, and every stream waits else.
+            attempt, source = await asyncio.to_thread(find_attempt, cassette, body, replay)
+        except ApiError as exc:
+            yield explain_as_recorded(exc)
+            return
+        model = read_model_name(body)
+        async for frame in stream_attempt(attempt, source, model=model, speed=replay.speed):
+            yield frame
+
     async def respond(self, request: Request) -> Response:
-        """Answer `/v1/responses`, which the real models know."""
+        """Answer `/v1/responses`; in the background as well, where the demo models are asked."""
         self._check_key(request)
         body = parse_body(await request.body())
         local = self._local_models.find(read_model_name(body))
         if local is not None:
             return await _ask_local(local, request, read_native_response, body)
-        find_model(body["model"], self._local_models.names)
-        message = "The demo models know chat completions only; real models answer here."
-        raise ApiError(400, message, param="model", code="unsupported_endpoint")
+        asked = read_response_request(body, self._local_models.names)
+        fault = self._switch.fault_of(asked)
+        _raise_fault(fault)
+        rate = asked.model.tokens_per_s or self._tokens_per_s
+        run = self._runs.start(
+            asked,
+            rate=rate,
+            in_background=bool(body.get("background")),
+            key=request.headers.get("idempotency-key", ""),
+        )
+        if not asked.stream:
+            return Response(await run.wait(), media_type="application/json", headers=self._labelled)
+        cut_at = run.length // 3 if fault == "cut" else None
+        return self._stream(run.stream(cut_at=cut_at), is_cut=fault == "cut")
+
+    def _stream(self, events: AsyncIterator[str], *, is_cut: bool = False) -> Response:
+        respond = _CutResponse if is_cut else StreamingResponse
+        headers = self._labelled | {"Cache-Control": "no-cache"}
+        return respond(events, media_type="text/event-stream", headers=headers)
+
+    async def retrieve(self, request: Request) -> Response:
+        """Answer `GET /v1/responses/{id}`: as it is by now, or its events behind a number."""
+        self._check_key(request)
+        response_id = request.path_params["response_id"]
+        if request.query_params.get("stream") == "true":
+            after = request.query_params.get("starting_after")
+            run, at = self._runs.find_stream(response_id, after)
+            return self._stream(run.stream(after=at))
+        return JSONResponse(self._runs.find(response_id).to_body(), headers=self._labelled)
+
+    async def cancel(self, request: Request) -> Response:
+        """Answer `POST /v1/responses/{id}/cancel`."""
+        self._check_key(request)
+        run = self._runs.find(request.path_params["response_id"])
+        run.cancel()
+        return JSONResponse(run.to_body(), headers=self._labelled)
 
     def _answer_demo(self, chat: ChatRequest) -> Response:
         fault = self._switch.fault_of(chat)
         _raise_fault(fault)
         rate = chat.model.tokens_per_s or self._tokens_per_s
-        write = _stream_frames if chat.stream else _whole_body
+        write = stream_frames if chat.stream else whole_body
         respond = _CutResponse if fault == "cut" else StreamingResponse
         return respond(
             write(write_answer(chat), rate, cut=fault == "cut"),
             media_type="text/event-stream" if chat.stream else "application/json",
-            headers=self._labelled | {"Cache-Control": "no-cache"},
+            headers=self._labelled
+            | {"Cache-Control": "no-cache"}
+            | tell_continues(continues=chat.model.continues),
         )
 
     async def list_models(self, request: Request) -> Response:
         self._check_key(request)
+        if (replay := Replay.of_headers(request.headers)) is not None:
+            recorded = list_models(await self._shelf.open(replay.path), replay.path.name)
+            return JSONResponse({"object": "list", "data": recorded})
         listed = [_describe(model, self._label) for model in MODELS]
         listed += [_describe_local(model) for model in self._local_models.offered()]
         return JSONResponse({"object": "list", "data": listed}, headers=self._labelled)
@@ -310,7 +272,9 @@ async def _ask_local(
     """Answer as the real model does; its errors carry no demo label."""
     path = request.url.path
     try:
-        return await local.answer(request, path, read(body))
+        sent = read(body)
+        begun = read_begun_tokens(body) if read is read_native_chat else None
+        return await local.answer(request, path, sent, begun=begun)
     except ApiError as exc:
         return JSONResponse(exc.body, exc.status, headers=exc.headers)
     except ModelGoneError:
@@ -335,6 +299,7 @@ def create_model_app(
     label: str,
     tokens_per_s: float = 60.0,
     local_models: LocalModels | None = None,
+    stream_again_s: float = 300.0,
 ) -> Starlette:
     """Return the model service as an ASGI app, to be served at `/v1`.
 
@@ -343,6 +308,7 @@ def create_model_app(
         label: What every answer of a demo model says it is.
         tokens_per_s: Speed of the demo models that name none of their own, > 0.
         local_models: The real ones; None is those that are installed.
+        stream_again_s: A response in the background is read on for so long after it began.
 
     Raises:
         ValueError: The speed is not above 0.
@@ -350,7 +316,7 @@ def create_model_app(
     if not tokens_per_s > 0:
         raise ValueError(f"tokens_per_s must be above 0, found {tokens_per_s}")
     models = local_models or LocalModels()
-    service = _Service(api_key, label, tokens_per_s, models)
+    service = _Service(api_key, label, tokens_per_s, models, stream_again_s)
 
     @contextlib.asynccontextmanager
     async def end_processes(_: Starlette) -> AsyncIterator[None]:
@@ -360,6 +326,8 @@ def create_model_app(
     routes = [
         Route("/v1/chat/completions", service.complete_chat, methods=["POST"]),
         Route("/v1/responses", service.respond, methods=["POST"]),
+        Route("/v1/responses/{response_id}", service.retrieve),
+        Route("/v1/responses/{response_id}/cancel", service.cancel, methods=["POST"]),
         Route("/v1/models", service.list_models),
         Route("/v1/models/{name:path}", service.show_model),
     ]

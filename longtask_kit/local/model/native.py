@@ -17,8 +17,16 @@ import httpx
 from starlette.responses import Response, StreamingResponse
 
 from longtask_kit.local.model.installed import InstalledModel, find_installed, list_models
+from longtask_kit.local.model.native_request import make_raw_request
 from longtask_kit.local.model.native_server import OPTIONS_VARIABLE, SLOTS
-from longtask_kit.local.model.request import ApiError
+from longtask_kit.local.model.native_stream import (
+    TELL_TOKENS,
+    TokenTeller,
+    chat_from_raw,
+    read_frames,
+    tell_tokens,
+)
+from longtask_kit.local.model.request import ApiError, wrong_field
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
@@ -36,7 +44,9 @@ _IDLE_STOP_S = 120.0
 _LOAD_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 5.0
 _TIMEOUT = httpx.Timeout(None, connect=5.0)  # a ping comes each second; prompts may take longer
-_HEADERS = {"Cache-Control": "no-cache"}
+_HEADERS = {"Cache-Control": "no-cache", "X-Continues-Final-Message": "false"}
+_TOLD_HEADERS = _HEADERS | {"X-Continues-Final-Message": "token_ids"}
+_CHAT_PATH = "/v1/chat/completions"
 
 
 class ModelGoneError(Exception):
@@ -76,8 +86,16 @@ class LocalModel:
         child = self._child
         return child.process.pid if child and child.process.returncode is None else None
 
-    async def answer(self, request: Request, path: str, body: dict[str, Any]) -> Response:
+    async def answer(
+        self, request: Request, path: str, body: dict[str, Any], *, begun: list[int] | None = None
+    ) -> Response:
         """Pass a checked request on, and its answer back as it comes.
+
+        Args:
+            request: Whose client may leave.
+            path: Where it goes.
+            body: What of it the native server gets.
+            begun: Tokens that its last message is, behind which a chat's answer is to go on.
 
         Raises:
             ApiError: Too many requests are open, the model can't run, or it refused.
@@ -95,12 +113,20 @@ class LocalModel:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._leave)
             self._enter()
-            upstream = await _unless_gone(request, self._send(path, body))
+            tells = path == _CHAT_PATH and bool(body.get("stream"))
+            if begun is not None:
+                sending = self._send_begun(body, begun)
+            else:
+                sending = self._send(path, body | (TELL_TOKENS if tells else {}))
+            upstream = await _unless_gone(request, sending)
             stack.push_async_callback(upstream.aclose)
             if upstream.status_code != 200:
                 raise _translate_error(upstream.status_code, await upstream.aread())
+            if tells:
+                parts = self._tell(upstream, body, is_raw=begun is not None)
+                return _PassedOn(parts, stack.pop_all(), headers=_TOLD_HEADERS)
             if body.get("stream"):
-                return _PassedOn(upstream, stack.pop_all())
+                return _PassedOn(upstream.aiter_raw(), stack.pop_all(), headers=_HEADERS)
             content = await _unless_gone(request, _read_whole(upstream))
             return Response(content, media_type="application/json", headers=_HEADERS)
 
@@ -151,6 +177,37 @@ class LocalModel:
             return await client.send(client.build_request("POST", path, json=body), stream=True)
         except httpx.HTTPError as exc:
             raise _ended(type(exc).__name__) from exc
+
+    async def _send_begun(self, body: dict[str, Any], begun: list[int]) -> httpx.Response:
+        """Ask for what comes behind exactly these tokens, in the turn that they began."""
+        *messages, last = body["messages"]
+        said = (await self._ask("/detokenize", {"tokens": begun}))["content"]
+        if said != last["content"]:  # those of another model, perhaps, of the same name
+            raise wrong_field("token_ids", "expected the tokens of the last message's text")
+        templated = (await self._ask("/apply-template", {"messages": messages}))["prompt"]
+        prompt = await self._tokenize(templated, add_special=True, parse_special=True)
+        return await self._send("/completion", make_raw_request(body, [*prompt, *begun]))
+
+    async def _tokenize(self, text: str, **options: bool) -> list[int]:
+        ids: list[int] = (await self._ask("/tokenize", {"content": text, **options}))["tokens"]
+        return ids
+
+    async def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        answer = await self._send(path, body)
+        raw = await _read_whole(answer)
+        if answer.status_code != 200:
+            raise _translate_error(answer.status_code, raw)
+        said: dict[str, Any] = json.loads(raw)
+        return said
+
+    def _tell(
+        self, upstream: httpx.Response, body: dict[str, Any], *, is_raw: bool
+    ) -> AsyncIterator[str]:
+        frames, teller = read_frames(upstream), TokenTeller(tokenize=self._tokenize)
+        if not is_raw:
+            return tell_tokens(frames, teller)
+        counts = "stream_options" in body
+        return chat_from_raw(frames, teller, model=self.model.name, counts=counts)
 
     async def _open_client(self) -> httpx.AsyncClient:
         async with self._turn:
@@ -264,15 +321,23 @@ class _PassedOn(StreamingResponse):
     client sees as what it is: half an answer.
     """
 
-    def __init__(self, upstream: httpx.Response, stack: contextlib.AsyncExitStack) -> None:
-        super().__init__(self._pass_on(upstream), media_type="text/event-stream", headers=_HEADERS)
+    def __init__(
+        self,
+        parts: AsyncIterator[bytes] | AsyncIterator[str],
+        stack: contextlib.AsyncExitStack,
+        *,
+        headers: dict[str, str],
+    ) -> None:
+        super().__init__(self._pass_on(parts), media_type="text/event-stream", headers=headers)
         self._stack = stack
         self._is_whole = False
 
-    async def _pass_on(self, upstream: httpx.Response) -> AsyncIterator[bytes]:
-        with contextlib.suppress(httpx.HTTPError):
-            async for part in upstream.aiter_raw():
-                yield part
+    async def _pass_on(
+        self, parts: AsyncIterator[bytes] | AsyncIterator[str]
+    ) -> AsyncIterator[bytes]:
+        with contextlib.suppress(httpx.HTTPError, ApiError):  # while its tokens were asked for
+            async for part in parts:
+                yield part.encode() if isinstance(part, str) else part
             self._is_whole = True
 
     async def stream_response(self, send: Send) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from longtask_kit.local.model.request import (
     check_number,
     check_type,
+    is_begun,
     read_max_tokens,
     read_messages,
     wrong_field,
@@ -39,7 +40,9 @@ def read_native_chat(body: dict[str, Any]) -> dict[str, Any]:
     _refuse_formats(body.get("response_format"), "response_format")
     options = check_type(body, "stream_options", dict, "an object") or {}
     messages = read_messages(body.get("messages"))
-    sent = _read_shared(body) | {
+    goes_on = {"continue_final_message": True, "add_generation_prompt": False}
+    sent = _read_shared(body) | (goes_on if is_begun(body, messages) else {})
+    sent |= {
         # Developer is the newer word for system, which is all that older templates know.
         "messages": [
             {"role": "system" if role == "developer" else role, "content": text}
@@ -52,6 +55,34 @@ def read_native_chat(body: dict[str, Any]) -> dict[str, Any]:
     if check_type(options, "include_usage", bool, "true or false"):
         sent["stream_options"] = {"include_usage": True}
     return _without_none(sent)
+
+
+def read_begun_tokens(body: dict[str, Any]) -> list[int] | None:
+    """Return the tokens that the last message is, where an answer is to go on behind them.
+
+    Raises:
+        ApiError: 400, they are no tokens.
+    """
+    messages = read_messages(body.get("messages"))
+    ids = body["messages"][-1].get("token_ids")
+    if ids is None or not (body.get("stream") and is_begun(body, messages)):
+        return None
+    if isinstance(ids, list) and all(type(token) is int and token >= 0 for token in ids):
+        return ids
+    raise wrong_field("token_ids", "expected a list of whole numbers", "invalid_type")
+
+
+def make_raw_request(sent: dict[str, Any], prompt: list[int]) -> dict[str, Any]:
+    """Return the raw completion that goes on where a chat completion would.
+
+    Args:
+        sent: The chat completion's request, as it goes to the native server.
+        prompt: The tokens of its prompt, and of what stands of the answer.
+    """
+    names = ("messages", "max_tokens", "stream_options", "continue_final_message")
+    own = {n: v for n, v in sent.items() if n not in (*names, "add_generation_prompt")}
+    limit = {"n_predict": sent["max_tokens"]} if "max_tokens" in sent else {}
+    return own | limit | {"prompt": prompt, "return_tokens": True}
 
 
 def read_native_response(body: dict[str, Any]) -> dict[str, Any]:
@@ -69,7 +100,7 @@ def read_native_response(body: dict[str, Any]) -> dict[str, Any]:
     return _without_none(
         _read_shared(body)
         | {
-            "input": _read_input(body.get("input")),
+            "input": read_input(body.get("input")),
             "instructions": check_type(body, "instructions", str, "a string"),
             "max_output_tokens": limit,
         }
@@ -107,7 +138,8 @@ def _read_stop(stop: object) -> list[str] | None:
     raise wrong_field("stop", "expected a string, or up to four", "invalid_type")
 
 
-def _read_input(given: object) -> str | list[dict[str, Any]]:
+def read_input(given: object) -> str | list[dict[str, Any]]:
+    """Return the input of a response: a text, or messages with the names of chat completions."""
     if isinstance(given, str) and given:
         return given
     if not isinstance(given, list) or not given:

@@ -18,6 +18,9 @@ from longtask_kit.local.model.installed import InstalledModel, check_model
 OPTIONS_VARIABLE = "LONGTASK_LLM_OPTIONS"
 SLOTS = 4
 CONTEXT_TOKENS = 4096  # split over the slots
+# A prompt is read in steps of so many tokens. From 64 on the engine computes them otherwise than
+# one by one, by a little: what goes on behind a text would be another text.
+STEP_TOKENS = 32
 _MAX_THREADS = 4
 
 
@@ -57,6 +60,7 @@ def _start(options: dict[str, Any]) -> Any:  # noqa: ANN401 - xllamacpp ships no
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.n_parallel = SLOTS
     params.n_ctx = CONTEXT_TOKENS
+    params.n_ubatch = STEP_TOKENS
     params.cache_ram_mib = 0
     params.sse_ping_interval = 1
     params.verbosity = -1

@@ -12,8 +12,9 @@ import re
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
+_T = TypeVar("_T")
 LONG_REPLY_TOKENS = 10_000
 
 # What belongs to the character before it: combining marks, variation selectors, skin tones, tags.
@@ -45,8 +46,19 @@ def write_reply(prompt: str, *, seed: int | None = None) -> str:
         seed: Another seed draws other texts; the same seed and prompt give the same reply.
     """
     reading = read_prompt(prompt)
-    text = _compose(reading, reading.kind, _Dice(f"{prompt}\x1f{seed}"))
+    text = _compose(reading, reading.kind, Dice(f"{prompt}\x1f{seed}"))
     return text if reading.kind == "poem" else f"{text}\n\n{reading.language['hint']}"
+
+
+def write_line(kind: str, prompt: str, *, seed: int | None = None) -> str:
+    """Return what a model says beside or instead of a reply: reasoning, a refusal, an opening.
+
+    Args:
+        kind: Its texts in the data.
+        prompt: What the user asked.
+        seed: Another seed draws other texts.
+    """
+    return _compose(read_prompt(prompt), kind, Dice(f"{prompt}\x1f{seed}\x1f{kind}"))
 
 
 def write_long_reply(prompt: str, *, seed: int | None = None) -> str:
@@ -62,7 +74,7 @@ def write_long_reply(prompt: str, *, seed: int | None = None) -> str:
     while count < LONG_REPLY_TOKENS:
         number = len(parts) + 1
         kind = _LONG_KINDS[len(parts) % len(_LONG_KINDS)]
-        text = _compose(reading, kind, _Dice(f"{prompt}\x1f{seed}\x1f{number}"))
+        text = _compose(reading, kind, Dice(f"{prompt}\x1f{seed}\x1f{number}"))
         parts.append(f"{reading.language['part'].replace('{number}', str(number))}\n\n{text}")
         count += len(split_tokens(parts[-1]))
     return "\n\n".join([*parts, reading.language["hint"]])
@@ -133,7 +145,7 @@ def _shorten(text: str, limit: int) -> str:
     return (whole_words if len(whole_words) > limit // 2 else kept[:limit]).rstrip(_EDGES) + "…"
 
 
-def _compose(reading: Reading, kind: str, dice: _Dice) -> str:
+def _compose(reading: Reading, kind: str, dice: Dice) -> str:
     """Draw a text of this kind and fill its slots."""
     language, topic = reading.language, reading.topic
     if kind == "poem":
@@ -150,7 +162,7 @@ def _compose(reading: Reading, kind: str, dice: _Dice) -> str:
 class _Slots:
     """Fills `{topic}` and draws from pools; an entry is drawn once and kept for the whole text."""
 
-    def __init__(self, topics: dict[str, str], pools: dict[str, list[str]], dice: _Dice) -> None:
+    def __init__(self, topics: dict[str, str], pools: dict[str, list[str]], dice: Dice) -> None:
         self._topics = topics
         self._pools = pools
         self._dice = dice
@@ -169,19 +181,25 @@ class _Slots:
         return self.fill(self._drawn[name][int(number or 1) - 1])
 
 
-class _Dice:
-    """Random choices out of sha256: `random` promises no stable choices between versions."""
+class Dice:
+    """Random choices out of sha256: `random` promises no stable choices between versions.
+
+    Args:
+        key: The same key rolls the same.
+    """
 
     def __init__(self, key: str) -> None:
         self._key = hashlib.sha256(key.encode("utf-8", "replace")).digest()
         self._rolls = 0
 
-    def pick(self, options: list[str]) -> str:
+    def pick(self, options: list[_T]) -> _T:
+        """Return one of them."""
         self._rolls += 1
         digest = hashlib.sha256(self._key + b"\x1f%d" % self._rolls).digest()
         return options[int.from_bytes(digest[:8], "big") % len(options)]
 
-    def shuffle(self, options: list[str]) -> list[str]:
+    def shuffle(self, options: list[_T]) -> list[_T]:
+        """Return them in another order."""
         rest, order = list(options), []
         while rest:
             order.append(self.pick(rest))

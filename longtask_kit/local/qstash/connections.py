@@ -109,7 +109,7 @@ class _Connection(asyncio.Protocol):
         """Send a request; returns the future of its answer."""
         self.is_reusable = False
         self._parser = httptools.HttpResponseParser(self)
-        self._head_bytes = 0
+        self._bytes_beside_body = 0
         self._has_head = False
         self.on_message_begin()
         self._answer = asyncio.get_running_loop().create_future()
@@ -141,15 +141,16 @@ class _Connection(asyncio.Protocol):
         if self._answer is None:
             self.abort()
             return
-        self._head_bytes += 0 if self._has_head else len(data)
+        self._bytes_beside_body += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self.is_reusable = False
         except httptools.HttpParserError as exc:
             self._fail(ValueError(f"the answer is no HTTP: {exc}"))
-        if not self._has_head and self._head_bytes > MAX_HEAD_BYTES:
-            self._fail(ValueError(f"the answer's head is larger than {MAX_HEAD_BYTES:,} bytes"))
+        if self._bytes_beside_body > MAX_HEAD_BYTES:
+            what = "trailers or chunk extensions are" if self._has_head else "head is"
+            self._fail(ValueError(f"the answer's {what} larger than {MAX_HEAD_BYTES:,} bytes"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the answer, if only the end of the connection could; else tell who waits."""
@@ -166,17 +167,22 @@ class _Connection(asyncio.Protocol):
         self._has_length = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header."""
+        """Keep a header; one that comes after the body is a trailer, which nobody asked for."""
+        if self._has_head:
+            return
         self._headers.append((name, value))
         if name.lower() in (b"content-length", b"transfer-encoding"):
             self._has_length = True
 
     def on_headers_complete(self) -> None:
-        """From here on a body counts."""
+        """From here on a body counts, and what stands beside it."""
         self._has_head = not self._is_provisional()
+        if self._has_head:
+            self._bytes_beside_body = 0
 
     def on_body(self, data: bytes) -> None:
         """Keep a part of the body, up to a size; the rest is left unread."""
+        self._bytes_beside_body = 0
         self._chunks.append(data)
         self._body_bytes += len(data)
         if self._body_bytes >= MAX_BODY_BYTES:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _URL_CHARACTERS = "%:/?#[]@!$&'()*+,;="
 _AUTHORITY = re.compile("https?://[^/?#]*", re.IGNORECASE)
+_ESCAPED_IPV6 = re.compile("^(https?://)%5B([0-9a-f:.]+)%5D", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +98,8 @@ def destination_of(
     destination = raw_path.partition(prefix)[2].decode("latin-1")
     if destination.lower().startswith(("http%3a", "https%3a")):
         destination = urllib.parse.unquote(destination)
+    # httpx, and with it the Python SDK, escapes the brackets of an IPv6 address.
+    destination = _ESCAPED_IPV6.sub(r"\1[\2]", destination)
     kept = [part for part in _parts(query) if not _is_control(part)]
     if kept:
         destination += ("&" if "?" in destination else "?") + "&".join(kept)

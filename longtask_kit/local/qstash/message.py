@@ -30,6 +30,8 @@ DEFAULT_RETRIES = 3
 MAX_RETRIES = 10_000
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
 
+# Another product's: delivered as plain messages they would reach the workflow's endpoint broken.
+_WORKFLOW = "upstash-workflow-"
 _FORWARD = "forward-"
 _CALLBACK = "callback-"
 _FAILURE_CALLBACK = "failure-callback-"
@@ -250,6 +252,11 @@ def _sort(headers: list[tuple[str, str]]) -> _Sorted:
         name = raw_name.lower()
         if name == "content-type":
             content_type.append(value)
+        elif name.startswith(_WORKFLOW):
+            raise HeaderError(
+                f"{canonical(name)[:80]} makes this a message of Upstash Workflow, which the local "
+                "queue does not run: send it to the hosted service, or without Upstash-Workflow-*"
+            )
         elif name.startswith("upstash-"):
             _sort_option(found, name.removeprefix("upstash-"), value)
     if found.options.get("header-forward", "").lower() == "true":

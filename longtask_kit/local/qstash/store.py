@@ -210,6 +210,14 @@ class QueueStore:
         record = await self._redis.hget(_message_key(message_id), "record")
         return None if record is None else load_message(record)
 
+    async def set_due(self, message_id: str, due_ms: int) -> bool:
+        """Change when a message is due, in unix ms; False if it is finished."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.zadd("{qstash}:pending", {message_id: due_ms}, xx=True)
+            pipe.zscore("{qstash}:pending", message_id)
+            _, score = await pipe.execute()
+        return score is not None
+
     async def load_pending(self, message_id: str) -> tuple[Message, int] | None:
         """Return a message that isn't finished and how often it was retried."""
         async with self._redis.pipeline(transaction=True) as pipe:

@@ -6,6 +6,7 @@ The wire is described in `wire/upstash_redis.md`; section numbers in the comment
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import itertools
 import logging
@@ -20,9 +21,11 @@ from longtask_kit.local.redis.commands import (
     find_refusal,
     may_block,
     may_have_long_key,
+    runs_script,
 )
 from longtask_kit.local.redis.engine import Engine
 from longtask_kit.local.redis.resp import Failure
+from longtask_kit.local.redis.scripts import ScriptWatch
 from longtask_kit.local.redis.streams import Backlog, Listener
 from longtask_kit.local.redis.wire import (
     RefusedError,
@@ -46,7 +49,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from longtask_kit.local.redis.resp import Command
+    from longtask_kit.local.redis.resp import Command, Reply
     from longtask_kit.local.redis.wire import ToJson
 
 _logger = logging.getLogger(__name__)
@@ -54,6 +57,7 @@ _METHODS = frozenset({"HEAD", "GET", "POST", "PUT"})
 _MAX_BODY_BYTES = 10 * 1024 * 1024
 
 _SUBSCRIBING = frozenset({b"subscribe", b"psubscribe"})
+_UNWATCHED = contextlib.nullcontext()
 _STREAM_HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
 
 
@@ -81,6 +85,7 @@ class RedisRest:
     """The ASGI app; `create_redis_rest_app` says what its arguments are."""
 
     _engine: Engine  # lives from the lifespan's start to its end
+    _scripts: ScriptWatch  # likewise
 
     def __init__(
         self, redis_url: str, *, token: str, read_only_token: str | None, heartbeat_s: float
@@ -111,6 +116,7 @@ class RedisRest:
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         self._engine = Engine(self._redis_url)
+        self._scripts = ScriptWatch(self._engine.end_script)
         await send({"type": "lifespan.startup.complete"})
         await receive()
         self.end_streams()
@@ -165,7 +171,7 @@ class RedisRest:
             refusals = await self._find_refusals(commands, may_write=may_write)
             if segments == [b"pipeline"]:
                 return 200, encode_list(await self._run(commands, refusals, to_json, receive))
-            return 200, encode_list(await self._transact(commands, refusals, to_json))
+            return 200, encode_list(await self._transact(commands, refusals, to_json, receive))
         commands = [path_command(segments, body, query) if segments else parse_command(body)]
         refusals = await self._find_refusals(commands, may_write=may_write)
         (content,) = await self._run(commands, refusals, to_json, receive)
@@ -202,22 +208,47 @@ class RedisRest:
         """Run each command for itself; one that is refused does not stop the others."""
         allowed = [item for item, refusal in zip(commands, refusals, strict=True) if not refusal]
         if any(map(may_block, allowed)):
-            # Given up when its client leaves: nobody would read what it pops.
-            replies = iter(await _until_disconnect(self._engine.run_apart(allowed), receive))
+            replies = iter(await self._run_apart(allowed, receive))
         else:
-            replies = iter(await self._engine.run(allowed) if allowed else [])
+            with self._watching(allowed, receive):
+                replies = iter(await self._engine.run(allowed) if allowed else [])
         return [
             encode_error(refusal) if refusal else encode_reply(next(replies), to_json)
             for refusal in refusals
         ]
 
+    async def _run_apart(self, commands: list[Command], receive: Receive) -> list[Reply]:
+        """Run what may wait; given up when its client leaves: nobody would read what it pops."""
+        try:
+            replies: list[Reply] = await _until_disconnect(
+                self._engine.run_apart(commands), receive
+            )
+        except _ClientGoneError:
+            if any(map(runs_script, commands)):
+                await self._scripts.end_orphan()
+            raise
+        return replies
+
+    def _watching(
+        self, commands: list[Command], receive: Receive
+    ) -> contextlib.AbstractContextManager[None]:
+        """End the scripts among commands if their client leaves before they are done."""
+        if not any(map(runs_script, commands)):
+            return _UNWATCHED
+        return self._scripts.watch(lambda: _disconnected(receive))
+
     async def _transact(
-        self, commands: list[Command], refusals: list[str | None], to_json: ToJson
+        self,
+        commands: list[Command],
+        refusals: list[str | None],
+        to_json: ToJson,
+        receive: Receive,
     ) -> list[bytes]:
         """Run all or nothing: one refused command discards the rest (section 2.4)."""
         for refusal in filter(None, refusals):
             raise RefusedError(400, refusal)
-        *queued, results = await self._engine.transact(commands)
+        with self._watching(commands, receive):
+            *queued, results = await self._engine.transact(commands)
         if not isinstance(results, list):
             # EXECABORT says less than the command that caused it.
             failures = [reply for reply in [*queued, results] if isinstance(reply, Failure)]

@@ -27,9 +27,9 @@ _AVAILABLE = frozenset({b"CLIENT SETINFO", b"CLIENT ID", b"CLIENT INFO", b"CLIEN
 _BLOCKING = frozenset(
     b"BLPOP BRPOP BRPOPLPUSH BLMOVE BLMPOP BZPOPMIN BZPOPMAX BZMPOP WAIT WAITAOF".split()
 ) | {b"SCRIPT KILL", b"FUNCTION KILL"}
-_NUMBERED_KEYS = frozenset(b"EVAL EVAL_RO EVALSHA EVALSHA_RO FCALL FCALL_RO".split())
-# Read-only, but they walk through the whole database (section 1).
-_TOO_POWERFUL = frozenset({b"SCAN", b"KEYS"})
+_SCRIPTS = frozenset(b"EVAL EVAL_RO EVALSHA EVALSHA_RO FCALL FCALL_RO".split())
+# Read-only, but they walk through the whole database (section 1), and so may a script, for ever.
+_TOO_POWERFUL = frozenset({b"SCAN", b"KEYS"}) | _SCRIPTS
 _HARMLESS = frozenset({b"PING", b"ECHO", b"TIME"})
 
 
@@ -49,6 +49,11 @@ def may_block(command: Command) -> bool:
     if name in (b"SCRIPT", b"FUNCTION"):
         name = b" ".join(command[:2]).upper()
     return name in _BLOCKING or (name[:5] == b"XREAD" and b"BLOCK" in map(bytes.upper, command))
+
+
+def runs_script(command: Command) -> bool:
+    """Return whether a command may take as long as somebody's script does."""
+    return command[0].upper() in _SCRIPTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +137,7 @@ def may_have_long_key(command: Command) -> bool:
 
 def keys_of(command: Command, facts: Mapping[bytes, CommandFacts]) -> Sequence[bytes]:
     """Return a command's keys, as far as its form alone tells where they are."""
-    if command[0].upper() in _NUMBERED_KEYS:
+    if command[0].upper() in _SCRIPTS:
         count = command[2] if len(command) > 2 else b""
         return command[3 : 3 + int(count)] if count.isdigit() else ()
     fact = find_facts(command, facts)

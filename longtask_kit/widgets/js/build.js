@@ -1,19 +1,19 @@
-// Bundle the sources into the folder given: the widget, its style, the markdown library, and the
-// licences of what is bundled.
+// Bundle the sources into the folder given: the widget, its style, that of a saved card, the
+// libraries for markdown and formulas, and the licences of what is bundled.
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { build } from "esbuild";
 
 const outdir = process.argv[2] ?? "../static";
 const { metafile } = await build({
-  entryPoints: ["src/output.js", "src/output.css", "src/markdown.js"],
+  entryPoints: ["src/output.js", "src/output.css", "src/card.css", "src/group.js", "src/group.css", "src/compare.js", "src/compare.css", "src/dashboard.js", "src/dashboard.css", "src/xray.js", "src/xray.css", "src/panel.js", "src/panel.css", "src/picker.js", "src/turn.js", "src/markdown.js", "src/math.js"],
   outdir,
   bundle: true,
   minify: true,
   format: "esm",
   target: "es2022",
   charset: "utf8",
-  legalComments: "eof", // markdown-it's and its parts' licences stay with their code
+  legalComments: "eof", // the licences stay with their code
   logLevel: "warning",
   metafile: true,
 });
@@ -23,7 +23,7 @@ writeFileSync(join(outdir, "LICENSES.txt"), describeLicences(Object.keys(metafil
 function describeLicences(inputs) {
   const names = inputs.map((path) => /^node_modules\/((?:@[^/]+\/)?[^/]+)/.exec(path)?.[1]);
   const packages = [...new Set(names.filter(Boolean))].sort();
-  const head = `markdown.js contains the following packages: ${packages.join(", ")}.\n`;
+  const head = `markdown.js and math.js contain the following packages: ${packages.join(", ")}.\n`;
   return [head, ...packages.map(describeLicence)].join("\n");
 }
 

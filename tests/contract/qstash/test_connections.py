@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -22,10 +22,13 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
 class Server:
     """Answers every request with the same bytes; closes then if told so."""
 
-    def __init__(self, answer: bytes, *, closes: bool) -> None:
+    def __init__(self, answer: bytes | Serve, *, closes: bool) -> None:
         self.requests: list[bytes] = []
         self.accepted = 0
         self.serving: list[Any] = []
@@ -40,6 +43,9 @@ class Server:
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]
                 self.requests.append(head + await reader.readexactly(int(length or 0)))
+                if callable(self._answer):
+                    await self._answer(reader, writer)
+                    break
                 writer.write(self._answer)
                 await writer.drain()
                 if self._closes:
@@ -51,7 +57,7 @@ class Server:
 
 @contextlib.asynccontextmanager
 async def answering(
-    answer: bytes, *, closes: bool = False
+    answer: bytes | Serve, *, closes: bool = False
 ) -> AsyncIterator[tuple[Server, Callable[..., "asyncio.Future[Attempt]"]]]:
     """Yield a server, and what sends it a message."""
     server = Server(answer, closes=closes)
@@ -126,6 +132,56 @@ async def test_what_is_no_whole_answer_fails_with_a_reason(answer: bytes, reason
         attempt = await send()
     assert attempt.status == 0
     assert reason in (attempt.error or "")
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nx: head\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "piece"),
+    [
+        (CHUNKED + b"2\r\nok\r\n0\r\n", b"x-trailer: " + b"v" * 1000 + b"\r\n"),
+        (CHUNKED + b"2\r\nok\r\n0\r\nx-trailer: ", b"v" * 1000),
+        (CHUNKED + b"1;extension=", b"e" * 1000),
+        (b"", b"HTTP/1.1 103 Early Hints\r\nlink: " + b"x" * 1000 + b"\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\n", b"x-head: " + b"v" * 1000 + b"\r\n"),
+    ],
+    ids=["trailers", "one trailer", "chunk extension", "provisional answers", "headers"],
+)
+async def test_what_a_receiver_says_beside_its_body_has_an_end(before: bytes, piece: bytes) -> None:
+    sent = 0
+
+    async def say_on(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        with contextlib.suppress(ConnectionError):
+            writer.write(before)
+            while sent < 100_000_000:
+                writer.write(piece * 50)
+                sent += len(piece) * 50
+                await writer.drain()
+
+    async with answering(say_on) as (_, send), asyncio.timeout(20):
+        attempt = await send()
+    assert attempt.status == 0
+    assert "larger than 100,000 bytes" in (attempt.error or "")
+    assert sent < 50_000_000, "it was cut off"
+
+
+async def test_a_trailer_is_no_header_and_its_connection_is_used_again() -> None:
+    answer = CHUNKED + b"2\r\nok\r\n0\r\nretry-after: 99\r\n\r\n"
+    async with answering(answer) as (server, send):
+        for _ in range(2):
+            attempt = await send()
+            assert (attempt.status, attempt.body) == (200, b"ok")
+            assert attempt.headers == {"X": ["head"], "Transfer-Encoding": ["chunked"]}
+    assert server.accepted == 1
+
+
+async def test_a_long_body_in_small_chunks_is_no_matter() -> None:
+    answer = CHUNKED + b"1;x=y\r\nb\r\n" * 50_000 + b"0\r\n\r\n"
+    async with answering(answer) as (_, send), asyncio.timeout(20):
+        attempt = await send()
+    assert (attempt.status, attempt.body) == (200, b"b" * 50_000)
 
 
 async def test_a_connection_is_used_again_and_each_attempt_has_one_of_its_own() -> None:

@@ -6,6 +6,7 @@ import json
 import threading
 from typing import Any
 
+import httpx
 import pytest
 from qstash import QStash
 from qstash.log import LogState
@@ -30,6 +31,39 @@ from tests.serving import serve
 
 def redacted(text: str) -> str:
     return f"REDACTED:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Upstash-Workflow-Init",
+        "upstash-workflow-runid",
+        "UPSTASH-WORKFLOW-URL",
+        "Upstash-Callback-Workflow-CallType",
+        "Upstash-Failure-Callback-Workflow-Runid",
+    ],
+)
+def test_a_message_of_upstash_workflow_is_refused_with_a_sentence(
+    http: httpx.Client, destination: Destination, name: str
+) -> None:
+    url = destination.url + "/workflow"
+    headers = {name: "x", "Upstash-Callback": url, "Upstash-Failure-Callback": url}
+    item = {"destination": url, "headers": headers}
+    for refused in (
+        http.post(f"/v2/publish/{url}", headers=headers),
+        http.post(
+            f"/v2/publish/{url}?{name.lower()}=x&upstash-callback={url}"
+            f"&upstash-failure-callback={url}"
+        ),
+        http.post(f"/v2/enqueue/q/{url}", headers=headers),
+        http.post("/v2/batch", json=[{"destination": url}, item]),
+        http.post(f"/v2/schedules/{url}", headers=headers | {"Upstash-Cron": "* * * * *"}),
+    ):
+        assert refused.status_code == 400
+        assert "a message of Upstash Workflow, which the local queue" in refused.json()["error"]
+    assert http.get("/v2/events").json()["events"] == [], "nothing of the batch was stored"
+    forwarded = {"Upstash-Forward-Upstash-Workflow-Mine": "x"}
+    assert http.post(f"/v2/publish/{url}", headers=forwarded).status_code == 201
 
 
 @pytest.mark.parametrize(

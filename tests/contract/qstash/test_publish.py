@@ -219,30 +219,18 @@ def test_content_based_deduplication_looks_at_url_body_and_forwarded_headers(
     assert not getattr(off, "deduplicated")  # noqa: B009 - the SDK answers a union
 
 
-def test_a_delayed_message_waits_for_its_time_and_no_longer(
-    sdk: QStash, destination: Destination
-) -> None:
+def test_a_delayed_message_waits_for_its_time(sdk: QStash, destination: Destination) -> None:
     published_s = time.time()
     sdk.message.publish(url=destination.url + "/d", delay=1)
     wait_until(lambda: [d for d in destination.deliveries if d.target == "/d"])
     waited_s = next(d for d in destination.deliveries if d.target == "/d").time_s - published_s
-    assert 0.99 <= waited_s < 3
+    assert waited_s >= 0.99
 
 
 def test_not_before_overrides_the_delay(sdk: QStash, destination: Destination) -> None:
     not_before = int(time.time()) - 5
     sdk.message.publish(url=destination.url + "/n", delay="10d", not_before=not_before)
     wait_until(lambda: destination.deliveries)
-
-
-def test_a_publish_is_on_its_way_within_milliseconds(sdk: QStash, destination: Destination) -> None:
-    latencies_s = []
-    for number in range(5):
-        published_s = time.time()
-        sdk.message.publish(url=f"{destination.url}/fast/{number}")
-        delivery = wait_until(lambda at=number: destination.at(f"/fast/{at}"))[0]  # type: ignore[misc]
-        latencies_s.append(delivery.time_s - published_s)
-    assert min(latencies_s) < 0.05
 
 
 @pytest.mark.parametrize(

@@ -20,20 +20,23 @@ class Node:
     """One server of a cluster."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
-        self.port, self._bus_port = free_port(), free_port()
         self.socket_path = folder / "v.sock"
         self._arguments = [
-            *(str(find_binary()), "--port", str(self.port), "--bind", "127.0.0.1"),
-            *("--unixsocket", str(self.socket_path)),
-            *("--cluster-enabled", "yes", "--cluster-port", str(self._bus_port)),
+            *(str(find_binary()), "--bind", "127.0.0.1", "--unixsocket", str(self.socket_path)),
+            *("--cluster-enabled", "yes"),
             *("--cluster-node-timeout", "1000", "--cluster-allow-replica-migration", "no"),
             *("--cluster-require-full-coverage", "no"),
             *("--dir", str(folder), "--save", "", "--appendonly", "yes", "--loglevel", "warning"),
             *("--locale-collate", "C", *arguments),
         ]
         folder.mkdir()
-        self.client: Any = redis.Redis(port=self.port, protocol=2, decode_responses=True)
-        self.start()
+        for left in reversed(range(5)):
+            self.port, self._bus_port = free_port(), free_port()
+            self.client: Any = redis.Redis(port=self.port, protocol=2, decode_responses=True)
+            self.start()
+            if self._process.poll() is None:
+                break
+            assert left, "its ports were taken by others five times"
         self.id = self("CLUSTER", "MYID")
 
     def __call__(self, *command: object) -> Any:  # noqa: ANN401 - any reply
@@ -46,8 +49,9 @@ class Node:
 
     def start(self) -> None:
         """Start it, or start it again."""
-        self._process = subprocess.Popen(self._arguments, stdout=subprocess.DEVNULL)
-        wait_until(self._answers)
+        ports = ["--port", str(self.port), "--cluster-port", str(self._bus_port)]
+        self._process = subprocess.Popen([*self._arguments, *ports], stdout=subprocess.DEVNULL)
+        wait_until(lambda: self._process.poll() is not None or self._answers())
 
     def kill(self) -> None:
         """End it as a crash would."""

@@ -138,7 +138,7 @@ def key(service: Service) -> Iterator[str]:
                 client.delete(*keys)
 
 
-PACKAGE = "@upstash/redis@^1.39"
+PACKAGES = ["@upstash/redis@^1.39", "@upstash/ratelimit@^2"]
 _PRELUDE = """
 import { Redis } from "@upstash/redis";
 const [url, token, key] = process.argv.slice(2);
@@ -162,15 +162,15 @@ const until = async (isMet) => {
 
 @pytest.fixture(scope="session")
 def node_folder() -> Iterator[Path]:
-    """A folder in which node finds the SDK."""
+    """A folder in which node finds the SDK, and the rate limiters that are made of it."""
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
         pytest.skip("node and npm are not here: the JavaScript SDK is not tested")
     with tempfile.TemporaryDirectory(prefix="lt-node-") as name:
-        command = [npm, "install", "--prefix", name, "--no-audit", "--no-fund", PACKAGE]
+        command = [npm, "install", "--prefix", name, "--no-audit", "--no-fund", *PACKAGES]
         done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
         if done.returncode != 0:
-            pytest.skip(f"npm could not install {PACKAGE}: {done.stderr.strip()[-300:]}")
+            pytest.skip(f"npm could not install {PACKAGES}: {done.stderr.strip()[-300:]}")
         yield Path(name)
 
 

@@ -82,6 +82,24 @@ def test_pipelines_and_transactions_answer_item_by_item(run: Run) -> None:
     assert answer["multi"] == ["OK", 2, 2]
 
 
+def test_a_scan_tells_types_too(run: Run) -> None:
+    script = """
+    await redis.set(`${key}:text`, 1);
+    await redis.hset(`${key}:hash`, { a: 1 });
+    await redis.xadd(`${key}:stream`, "1-1", { a: 1 });
+    const found = [];
+    let cursor = "0";
+    do {
+      const options = { match: `${key}:*`, count: 1000, withType: true };
+      const [next, page] = await redis.scan(cursor, options);
+      found.push(...page);
+      cursor = next;
+    } while (cursor !== "0");
+    done(found.map((one) => [one.key.slice(key.length), one.type]).sort());
+    """
+    assert run(script) == [[":hash", "hash"], [":stream", "stream"], [":text", "string"]]
+
+
 def test_a_script_is_sent_when_its_sha_is_unknown(run: Run) -> None:
     script = """
     const script = redis.createScript(`return {KEYS[1], ARGV[1]} -- ${key}`);

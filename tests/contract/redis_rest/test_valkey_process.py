@@ -53,6 +53,30 @@ def test_what_was_written_is_there_after_a_restart(short_dir: Path) -> None:
     asyncio.run(process.stop())
 
 
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [(b"\xff" * 99, "append only file"), (b"*1\r\n$-5\r\n" * 9, "ASSERTION FAILED")],
+    ids=["damaged", "crash"],
+)
+def test_a_damaged_append_only_file_is_told_in_its_own_words(
+    short_dir: Path, damage: bytes, says: str
+) -> None:
+    process = process_in(short_dir)
+    asyncio.run(process.start())
+    asyncio.run(process.stop())
+    (written,) = (short_dir / "data" / "appendonlydir").glob("*.incr.aof")
+    written.write_bytes(damage)
+    with pytest.raises(LocalStackError, match=f"(?s)its last words:.*{says}"):
+        asyncio.run(process.start())
+
+
+def test_one_that_could_say_nothing_leaves_the_space_on_its_disk(short_dir: Path) -> None:
+    process = process_in(short_dir)
+    (short_dir / "data").mkdir()
+    (short_dir / "data" / "valkey.log").touch()
+    assert "bytes are free on its disk" in process._last_words(0)
+
+
 def test_it_has_no_tcp_port_and_a_private_socket(short_dir: Path) -> None:
     process = process_in(short_dir)
     asyncio.run(process.start())

@@ -51,6 +51,16 @@ async def get_message(request: Request) -> Response:
     return JSONResponse(message_view(message))
 
 
+async def deliver_message_now(request: Request) -> Response:
+    """POST /v2/messages/{id}/retry: skip the rest of a delay, or of the wait for the next retry."""
+    message = await store_of(request).load(request.path_params["message_id"])
+    if message is not None and message.queue_name is not None:
+        raise HTTPException(400, "a message of a queue waits for its turn and can't be sent now")
+    if message is None or not await queue_of(request).deliver_now(message):
+        raise HTTPException(404, "message not found, or not waiting: under way or finished")
+    return JSONResponse({"messageId": message.message_id})
+
+
 async def cancel_message(request: Request) -> Response:
     """DELETE /v2/messages/{id}."""
     message = await store_of(request).load(request.path_params["message_id"])
@@ -152,6 +162,7 @@ MESSAGE_ROUTES = [
     Route("/v2/messages", cancel_messages, methods=["DELETE"]),
     Route("/v2/messages/{message_id}", get_message, methods=["GET"]),
     Route("/v2/messages/{message_id}", cancel_message, methods=["DELETE"]),
+    Route("/v2/messages/{message_id}/retry", deliver_message_now, methods=["POST"]),
     Route("/v2/events", list_events, methods=["GET"]),
     Route("/v2/logs", list_events, methods=["GET"]),
     Route("/v2/dlq", list_dead_letters, methods=["GET"]),

@@ -8,7 +8,7 @@ export function createClock() {
 
 /** Set the clock by what was heard; what says nothing new about the time leaves it going. */
 export function setClock(clock, meta, now) {
-  const heard = { taskId: meta.taskId, heardMs: meta.elapsedMs ?? null, isRunning: isActive(meta.status) };
+  const heard = { taskId: meta.taskId, heardMs: meta.elapsedMs ?? null, isRunning: isActive(meta.status) && !meta.isDisconnected };
   if (Object.entries(heard).every(([name, value]) => clock[name] === value)) return;
   Object.assign(clock, heard, { at: now });
 }

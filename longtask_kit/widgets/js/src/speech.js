@@ -1,5 +1,5 @@
 // What a screen reader is told of a text that grows.
-import { TERMINAL } from "./format.js";
+import { nameUnit, TERMINAL } from "./format.js";
 
 const SLACK_MS = 2000; // a view hears of an attempt a little after it began
 
@@ -15,7 +15,7 @@ export function takeSpeech(speech, { text, meta }, now) {
     speech.end = 0;
     if (isOld(meta, now - speech.seenAt)) {
       speech.end = text.length;
-      return TERMINAL.has(meta.status) ? `${meta.status}, ${meta.tokens ?? 0} tokens` : "";
+      return TERMINAL.has(meta.status) ? `${meta.status}, ${meta.tokens ?? 0} ${nameUnit(meta)}` : "";
     }
   }
   const { spoken, end } = takeSentences(text, speech.end);

@@ -1,23 +1,27 @@
-// An answer on the page: its finished blocks as markdown, each drawn once, and below them the tail
-// as the model writes it. The raw text beside them, shown on demand, is whole at any time.
-import { advanceReveal, createReveal, cutText } from "./reveal.js";
+// An answer on the page: markdown while it grows. Finished blocks are drawn once; the open one is drawn
+// again with each piece of text. The raw text beside them, shown on demand, is whole at any time.
+import { findFold } from "./fold.js";
+import { morph } from "./morph.js";
 
 const CHUNK = 4000; // characters a text element holds
-const LOOK_MS = 100; // between two looks for finished blocks; longer where a look takes long
-const AT_ONCE = 10; // blocks a draw, and
-const HTML_AT_ONCE = 3000; // characters of them, so that a long answer does not block the page
-const TAIL_CHUNK = 1000; // characters from which a line's end closes a chunk of the tail
-const SETTLE_FRAMES = 5; // after the end, until heights that were estimated are known
+const BUDGET_MS = 12; // of a draw, so that a long answer does not block the page
+const LAZY = 12; // times what a look for blocks took, until the next
+const SETTLE_FRAMES = 5; // until heights that were estimated are known
 const NEAR_PX = 24;
 const DEFINITION = /^ {0,3}\[[^\]]+\]:/m; // of a link that blocks before it may name
-const FIXED = /^(```|~~~|\|)/; // code and tables are read in columns while they grow
 
-/** The text view in `parts`; `load` brings the markdown library, `make` makes an element. */
-export function createTextView(parts, load, make) {
-  const { scroller, text, rendered, tail, jump } = parts;
+/** The longest part of a text up to `length` that halves no character. */
+export function cutText(text, length) {
+  const last = text.charCodeAt(length - 1);
+  const isHalf = length < text.length && last >= 0xd800 && last < 0xdc00;
+  return text.slice(0, isHalf ? length - 1 : length);
+}
+
+/** The text view in `parts`; `libraries` brings markdown and formulas, `make` makes an element. */
+export function createTextView(parts, libraries, make) {
+  const { scroller, text, rendered, jump } = parts;
   let drawn = { epoch: -1, length: 0 };
-  let library = null;
-  let isLoading = false;
+  const loaded = {};
   let isFollowing;
   let wantsRaw = false;
   let lastTop = 0;
@@ -30,14 +34,16 @@ export function createTextView(parts, load, make) {
     if (belowPx < 2 || isBack) setFollowing(true);
     else if (scrollTop < lastTop - 1) setFollowing(false);
     lastTop = scrollTop;
+    scroller.classList.toggle("is-cut", scrollTop > 2);
   });
   jump.addEventListener("click", () => {
     setFollowing(true);
     follow();
+    scroller.focus({ preventScroll: true }); // the button goes
   });
   parts.raw.addEventListener("click", () => {
     wantsRaw = !wantsRaw;
-    showParts();
+    showForm();
     follow();
   });
 
@@ -49,24 +55,24 @@ export function createTextView(parts, load, make) {
   }
 
   function follow() {
-    if (!isFollowing) return;
+    if (!isFollowing || drawn.isDone) return;
     scroller.scrollTop = 1e9; // cheaper than asking for the height
     lastTop = scroller.scrollTop;
   }
 
-  function showParts() {
-    const isRaw = wantsRaw && library !== null;
+  function showForm() {
+    const isRaw = wantsRaw || !loaded.markdown;
     text.hidden = !isRaw;
-    rendered.hidden = isRaw || !rendered.firstChild;
-    tail.hidden = isRaw || !tail.firstChild;
-    parts.raw.setAttribute("aria-pressed", String(isRaw));
-    parts.raw.hidden = library === null;
+    text.classList.toggle("is-raw", wantsRaw); // not what stands in until markdown is loaded
+    rendered.hidden = isRaw;
+    parts.raw.setAttribute("aria-pressed", String(wantsRaw));
   }
 
   function begin(epoch) {
-    drawn = { epoch, length: 0, tailFrom: 0, tailTo: 0, lookedTo: 0, lookAt: 0, frames: SETTLE_FRAMES };
-    Object.assign(drawn, { reveal: createReveal(), queue: [], links: {}, isDone: false, isChecked: false });
-    for (const part of [text, rendered, tail]) part.replaceChildren();
+    drawn = { epoch, length: 0, from: 0, stable: 0, lookedAt: 0, lookAt: 0, frames: SETTLE_FRAMES };
+    Object.assign(drawn, { queue: [], sources: [], env: {}, isDone: false, isOver: false });
+    for (const part of [text, rendered]) part.replaceChildren();
+    scroller.classList.remove("is-over");
     setFollowing(true);
   }
 
@@ -83,104 +89,113 @@ export function createTextView(parts, load, make) {
     }
   }
 
-  /** Add to the tail, in chunks of whole lines: only what is near the screen is laid out. */
-  function appendTail(fresh) {
-    while (fresh) {
-      let chunk = tail.lastElementChild?.firstChild;
-      if (!chunk || (chunk.length >= TAIL_CHUNK && chunk.data.endsWith("\n"))) {
-        chunk = document.createTextNode("");
-        tail.append(make("div", {}, chunk));
-      }
-      const lineEnd = fresh.indexOf("\n", Math.max(0, TAIL_CHUNK - chunk.length)) + 1;
-      chunk.appendData(fresh.slice(0, lineEnd || fresh.length));
-      fresh = lineEnd ? fresh.slice(lineEnd) : "";
-    }
-  }
-
-  function dropTail(to) {
-    let left = to - drawn.tailFrom;
-    while (left > 0) {
-      const chunk = tail.firstChild.firstChild;
-      const { length } = chunk;
-      if (length <= left) tail.firstChild.remove();
-      else chunk.deleteData(0, left);
-      left -= length;
-    }
-    drawn.tailFrom = to;
-  }
-
-  function growTail(whole, isOver, now) {
-    const shown = cutText(whole, advanceReveal(drawn.reveal, whole.length, isOver, now)).length;
-    if (shown > drawn.tailTo) appendTail(whole.slice(drawn.tailTo, shown));
-    drawn.tailTo = Math.max(drawn.tailTo, shown);
-  }
-
-  /** Find the blocks of the tail that can't change any more: all but the last, of whole lines. */
+  /** Find the blocks behind those that are drawn; the last of a text that grows is open. */
   function findBlocks(whole, isOver, now) {
-    const end = isOver ? whole.length : whole.lastIndexOf("\n", drawn.tailTo - 1) + 1;
-    if (!isOver && (now < drawn.lookAt || end <= drawn.lookedTo)) return;
-    if (isOver && !drawn.isChecked) checkLinks(whole);
-    const from = drawn.tailFrom;
+    if (isOver !== drawn.isOver) beginEnd(whole);
+    drawn.isOver = isOver;
     const began = performance.now();
-    const blocks = library.renderBlocks(whole.slice(from, end), drawn.links);
-    const restMs = Math.max(LOOK_MS, 20 * (performance.now() - began));
-    const ready = isOver ? blocks : blocks.slice(0, -1);
-    drawn.queue = ready.map(({ html, next }) => ({ html, to: from + next }));
-    if (isOver) drawn.queue.push({ html: "", to: end }); // blank lines, links that were defined
-    Object.assign(drawn, { lookedTo: end, lookAt: now + restMs, isDone: isOver });
-  }
-
-  function drawBlocks() {
-    for (let blocks = 0, size = 0; drawn.queue.length && blocks < AT_ONCE && size < HTML_AT_ONCE; blocks += 1) {
-      const { html, to } = drawn.queue.shift();
-      const piece = make("template");
-      piece.innerHTML = html; // markdown-it, html:false
-      rendered.append(...piece.content.children);
-      dropTail(to);
-      size += html.length;
-    }
+    // What an open text seems to define may still change.
+    const env = isOver ? drawn.env : { ...drawn.env, references: { ...drawn.env.references }, isOpen: true };
+    env.renderMath = loaded.math?.renderMath;
+    const blocks = loaded.markdown.parseBlocks(whole.slice(drawn.from), env);
+    const starts = [0, ...blocks.map(({ next }) => next)];
+    drawn.queue = blocks.map(({ next, render }, at) => {
+      // Final: another block has begun behind it, with a line that is whole.
+      const isFinal = isOver || (at < blocks.length - 1 && whole.includes("\n", drawn.from + next));
+      return { render, isFinal, from: drawn.from + starts[at], to: drawn.from + next, env };
+    });
+    drawn.count = drawn.stable + blocks.length;
+    drawn.lookedAt = whole.length;
+    drawn.lookAt = now + LAZY * Math.max(0, performance.now() - began - 4);
   }
 
   /** Draw all again if links are defined anywhere: blocks before may name them. */
-  function checkLinks(whole) {
-    drawn.isChecked = true;
+  function beginEnd(whole) {
     if (!DEFINITION.test(whole)) return;
-    library.renderBlocks(whole, drawn.links);
-    rendered.replaceChildren();
-    tail.replaceChildren();
-    appendTail(whole);
-    drawn.tailFrom = 0;
+    loaded.markdown.parseBlocks(whole, drawn.env);
+    Object.assign(drawn, { from: 0, stable: 0, sources: [] });
   }
 
-  function askLibrary(schedule) {
-    if (library || isLoading) return;
-    isLoading = true;
-    const took = (loaded) => {
-      library = loaded;
-      schedule();
+  /** Draw what is found, within the budget of a draw that `began`: a long look leaves it to the next. */
+  function drawBlocks(whole, began) {
+    let at = drawn.stable;
+    for (const block of [...drawn.queue]) {
+      if (performance.now() - began > BUDGET_MS) return;
+      const piece = make("template");
+      piece.innerHTML = block.render(); // markdown-it, html:false, and our own tags
+      const fresh = piece.content.firstElementChild;
+      const old = rendered.children[at];
+      if (!old) rendered.append(fresh);
+      else morph(old, fresh);
+      if (block.env.hasMath && !loaded.math) askFor("math");
+      drawn.queue.shift();
+      at += 1;
+      if (block.isFinal) settleBlock(block, whole);
+    }
+    while (rendered.children.length > drawn.count) rendered.lastElementChild.remove();
+  }
+
+  function settleBlock({ from, to }, whole) {
+    const source = whole.slice(from, to);
+    if (!drawn.isOver && DEFINITION.test(source)) loaded.markdown.parseBlocks(source, drawn.env);
+    drawn.sources.push(source);
+    drawn.stable += 1;
+    drawn.from = to;
+  }
+
+  /** Once: a long answer folds, and is seen from its beginning. */
+  function finish() {
+    drawn.isDone = true;
+    const blocks = [...rendered.children];
+    const at = findFold(drawn.sources);
+    if (at < blocks.length) {
+      const fold = make("details", { class: "longtask-fold" }, make("summary", {}, "Show all"));
+      fold.append(...blocks.slice(at));
+      rendered.append(fold);
+    }
+    scroller.classList.add("is-over");
+    scroller.scrollTop = 0;
+    setFollowing(true);
+  }
+
+  function askFor(name) {
+    if (loaded[name] || drawn[`asks_${name}`]) return;
+    drawn[`asks_${name}`] = true;
+    const took = (library) => {
+      loaded[name] = library;
+      if (name === "math" && drawn.length) redraw();
+      libraries.schedule();
     };
     // The plain text stays until it comes; whoever draws next asks again.
-    load().then(took, () => {}).finally(() => (isLoading = false));
+    libraries.load(name).then(took, () => (drawn[`asks_${name}`] = false));
+  }
+
+  /** Draw all blocks again, each where it stands. */
+  function redraw() {
+    const fold = rendered.querySelector(":scope > .longtask-fold");
+    if (fold) fold.replaceWith(...[...fold.children].slice(1));
+    Object.assign(drawn, { from: 0, stable: 0, sources: [], queue: [], lookedAt: 0, lookAt: 0, isDone: false });
   }
 
   /** Draw what is new; whether there is more to draw in the next frame. */
-  return function draw(buffer, isOver, now, schedule) {
+  return function draw(buffer, isOver, now) {
     if (buffer.epoch !== drawn.epoch || buffer.text.length < drawn.length) begin(buffer.epoch);
     const whole = buffer.text;
     if (!whole) return false;
-    askLibrary(schedule);
+    askFor("markdown");
     appendRaw(whole.slice(drawn.length));
     drawn.length = whole.length;
-    growTail(whole, isOver, now);
-    if (drawn.queue.length) drawBlocks();
-    else if (library && !drawn.isDone) findBlocks(whole, isOver, now); // drawn from the next frame on
-    if (library && !drawn.queue.length) {
-      tail.classList.toggle("longtask-fixed", FIXED.test(whole.slice(drawn.tailFrom, drawn.tailFrom + 3)));
+    const began = performance.now();
+    const isNew = drawn.lookedAt < whole.length || drawn.isOver !== isOver;
+    if (loaded.markdown && !drawn.isDone) {
+      if (!drawn.queue.some(({ isFinal }) => isFinal) && isNew && (isOver || now >= drawn.lookAt)) findBlocks(whole, isOver, now);
+      if (drawn.queue.length) drawBlocks(whole, began);
+      if (isOver && drawn.isOver && !drawn.queue.length && drawn.lookedAt === whole.length) finish();
     }
-    showParts();
+    showForm();
     follow();
-    if (drawn.queue.length || drawn.tailTo < whole.length) return true;
-    if (!isOver || !library) return false;
-    return !drawn.isDone || drawn.frames-- > 0;
+    if (!loaded.markdown) return false;
+    if (drawn.queue.length || drawn.lookedAt < whole.length || (isOver && !drawn.isDone)) return true;
+    return isOver && drawn.frames-- > 0;
   };
 }

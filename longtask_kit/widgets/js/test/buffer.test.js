@@ -30,9 +30,11 @@ test("a hole changes nothing and says so", () => {
   assert.equal(buffer.epoch, 1);
 });
 
-test("a new epoch clears the text", () => {
-  const { buffer } = play(start, { e: 1, s: 1, d: "first" }, { e: 2, s: 0, d: "second" });
+test("a new epoch clears the text, what was thought, and what stood around them", () => {
+  const { buffer } = play(start, { e: 1, s: 1, d: "first", r: "hm", m: { error: "cut" } }, { e: 2, s: 0, d: "second", m: { status: "running" } });
   assert.equal(buffer.text, "second");
+  assert.equal(buffer.reasoning, "");
+  assert.deepEqual(buffer.meta, { status: "running" });
 });
 
 test("a snapshot replaces what is older and never what is newer", () => {

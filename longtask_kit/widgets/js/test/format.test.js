@@ -1,33 +1,68 @@
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import test from "node:test";
-import { describeFigures, describeStatus, formatDuration, isActive, tokensPerSecond } from "../src/format.js";
+import { describeData, describeFigures, describeNote, describeProgress, describeTool, formatDuration, isActive, thinkingMs, tokensPerSecond } from "../src/format.js";
+
+// The same words stand in a saved card: tests/widgets/test_facts.py.
+const CASES = JSON.parse(readFileSync(new URL("facts_cases.json", import.meta.url)));
 
 test("durations read well at every size", () => {
-  const rows = [[0, "0 ms"], [849.6, "850 ms"], [1000, "1.0 s"], [59_949, "59.9 s"], [65_000, "1 min 05 s"]];
-  for (const [ms, text] of rows) assert.equal(formatDuration(ms), text);
+  for (const [ms, text] of CASES.durations) assert.equal(formatDuration(ms), text);
+});
+
+test("figures are what a saved card says, and what is unknown is left out", () => {
+  for (const [meta, words] of CASES.figures) {
+    const figures = describeFigures(meta, meta.elapsedMs ?? null);
+    assert.deepEqual(figures.map((figure) => figure.join("")), words);
+  }
+});
+
+test("notes say why, and what to do", () => {
+  for (const [meta, note] of CASES.notes) {
+    const made = describeNote(meta, null);
+    assert.deepEqual(made && [made.cause, made.cure], note);
+  }
+});
+
+test("a retry says when, where that is known", () => {
+  const meta = { status: "retrying", attempt: 1, error: "500" };
+  assert.match(describeNote(meta, 8400).cure, /^500\. Next try in about 9 s\.$/);
+  assert.match(describeNote(meta, -5).cure, /The next try is due\.$/);
+});
+
+test("only what ended unhappily, or is not heard of any more, is an alert", () => {
+  const isAlert = (meta) => Boolean(describeNote({ error: "x", ...meta }, null).isAlert);
+  assert.ok(isAlert({ status: "failed", code: "timeout" }));
+  assert.ok(isAlert({ status: "running", code: "stream" }));
+  for (const code of ["time_limit", "shutdown", "budget"]) assert.ok(!isAlert({ status: "pending", code }), code);
+  assert.ok(!isAlert({ status: "retrying" }));
+});
+
+test("thinking counts neither the queue nor the attempts before", () => {
+  assert.equal(thinkingMs({ attemptBeganMs: 60_000, firstTokenMs: 500 }, 62_000), 1500);
+  assert.equal(thinkingMs({ attemptBeganMs: 60_000, firstTokenMs: 500, reasoningMs: 1700 }, 70_000), 1700);
+  assert.equal(thinkingMs({}, null), null);
+});
+
+test("who does not watch is told that the task runs on", () => {
+  assert.equal(describeNote({ status: "running", isWatching: false }, null).cure, "the task runs on.");
+  assert.equal(describeNote({ status: "completed", isWatching: false }, null), null);
+});
+
+test("progress, tool calls and data are what a saved card says", () => {
+  for (const [progress, words] of CASES.progress) {
+    const made = describeProgress(progress);
+    assert.deepEqual(made && [made.share, made.text], words);
+  }
+  for (const [meta, blocks] of CASES.blocks) {
+    assert.deepEqual([...(meta.toolCalls ?? []).map(describeTool), ...describeData(meta.data)], blocks);
+  }
 });
 
 test("a rate needs tokens and time", () => {
   assert.equal(tokensPerSecond({ tokens: 1 }, 5000), null);
   assert.equal(tokensPerSecond({ tokens: 100, firstTokenMs: 1000 }, 3000), 50);
   assert.equal(tokensPerSecond({ tokens: 100, firstTokenMs: 1000 }, 1050), null);
-});
-
-test("a later attempt's rate counts its own time only", () => {
-  const meta = { tokens: 100, attempt: 2, attemptBeganMs: 60_000, firstTokenMs: 1000 };
-  assert.equal(tokensPerSecond(meta, 63_000), 50);
-});
-
-test("a retry says which attempt comes", () => {
-  assert.equal(describeStatus({ status: "retrying", attempt: 1 }), "retrying 2");
-  assert.equal(describeStatus({}), "idle");
-});
-
-test("unknown figures are left out", () => {
-  assert.deepEqual(describeFigures({ status: "idle" }, null), []);
-  const figures = describeFigures({ status: "running", model: "demo", tokens: 1200, firstTokenMs: 40, elapsedMs: 2040 }, 2100);
-  assert.deepEqual(figures.map(([name]) => name), ["model", "time", "tokens", "tokens/s", "first token"]);
-  assert.equal(figures[2][1], "1,200");
 });
 
 test("only what still does something is active", () => {

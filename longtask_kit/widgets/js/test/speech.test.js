@@ -22,6 +22,11 @@ test("an ended task shown afresh says only that it ended", () => {
   }
 });
 
+test("what a handler gave is counted in pieces", () => {
+  const ended = { text, meta: { status: "completed", tokens: 2, unit: "piece", isReplay: true } };
+  assert.equal(takeSpeech(createSpeech(0), ended, 1500), "completed, 2 pieces");
+});
+
 test("a running task shown afresh is spoken from here on", () => {
   const speech = createSpeech(0);
   const meta = { status: "running", elapsedMs: 30_000 };

@@ -1,0 +1,1 @@
+"""Protocols that existing pages and SDKs speak, over the same tasks: events in, frames out."""

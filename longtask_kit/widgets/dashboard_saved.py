@@ -1,0 +1,154 @@
+"""A dashboard as static text and HTML: what a saved notebook keeps, and what a terminal prints.
+
+No age, rate, latency or level stands in it: it is read later, and the same cell gives the same.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+from longtask_kit.log.text import make_printable
+from longtask_kit.widgets.dashboard_facts import KINDS, SHOWN_LETTERS
+from longtask_kit.widgets.group_facts import format_cost
+from longtask_kit.widgets.saved import read_style
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from longtask_kit.client.overview import Line, Side
+    from longtask_kit.widgets.dashboard_facts import DashboardFacts
+
+SHOWN_ROWS = 20
+_TEXT_ROWS = 10
+_LINE = "1px solid rgba(127,127,127,.28)"
+_HUES = {"done": "#1d8a58", "running": "#2563c9", "waiting": "#a06a00", "failed": "#c93a38"}
+_CARD = f"border:{_LINE};border-radius:8px;max-width:60rem;margin:6px 0;overflow:hidden"
+_HEAD = (
+    "display:flex;flex-wrap:wrap;gap:2px 12px;align-items:center;padding:5px 14px;"
+    f"border-bottom:{_LINE};font-size:12.5px"
+)
+_TABLE = (
+    "border-collapse:collapse;width:100%;margin:4px 0 0;font-size:13px;table-layout:fixed;"
+    "font-variant-numeric:tabular-nums"
+)
+_FOOT = "padding:7px 14px 9px;font-size:12px;opacity:.85"
+_CELL = (
+    f"padding:4px 10px;border:0;border-bottom:{_LINE};text-align:left;white-space:nowrap;"
+    "overflow:hidden;text-overflow:ellipsis;max-width:none"
+)
+_NUMBER = _CELL.replace("left", "right")
+_COLUMNS = {
+    "status": f"{_CELL};width:26%",
+    "prompt": _CELL,
+    "model": f"{_CELL};width:20%",
+    "attempt": f"{_NUMBER};width:6.4em",
+    "tokens": f"{_NUMBER};width:5.4em",
+    "cost": f"{_NUMBER};width:7em",
+}
+
+
+def make_bundle(facts: DashboardFacts, lines: Sequence[Line]) -> dict[str, str]:
+    """Return the MIME bundle of a dashboard: `text/plain` and `text/html`, without script."""
+    return {"text/plain": describe_text(facts, lines), "text/html": describe_html(facts, lines)}
+
+
+def describe_text(facts: DashboardFacts, lines: Sequence[Line]) -> str:
+    """Return a line of figures, the newest rows, and how the services are."""
+    figures = ", ".join(f"{value}{after}" for _, value, after in facts.list_figures())
+    parts = [f"dashboard: {figures}"]
+    if shown := [_list_cells(line) for line in lines[:_TEXT_ROWS]]:
+        table = [list(_COLUMNS), *shown]
+        widths = [max(len(row[at]) for row in table) for at in range(len(_COLUMNS))]
+        parts += ["", *(_align(row, widths) for row in table)]
+    if more := _count_more(lines, _TEXT_ROWS):
+        parts.append(more)
+    return "\n".join([*parts, "", *_describe_side(facts.side, facts.notice)])
+
+
+def describe_html(facts: DashboardFacts, lines: Sequence[Line]) -> str:
+    """Return the same as HTML, in a saved card's style."""
+    # Jupyter's typesetter would take prices for formulas: it looks only where one is marked.
+    classes = (
+        f"longtask-card longtask-saved-dashboard is-{KINDS[facts.stage]} "
+        "tex2jax_ignore mathjax_ignore"
+    )
+    figures = " ".join(
+        f'<span class="longtask-figure">{before}<b>{escape(value)}</b>{escape(after)}</span>'
+        for before, value, after in facts.list_figures()
+    )
+    head = "".join(
+        f'<th scope="col" style="{style};opacity:.75;font-weight:550">{name}</th>'
+        for name, style in _COLUMNS.items()
+    )
+    said = [
+        *filter(None, [_count_more(lines, SHOWN_ROWS)]),
+        *_describe_side(facts.side, facts.notice),
+    ]
+    foot = "".join(f"<div>{escape(sentence)}</div>" for sentence in said)
+    return (
+        f'<style>{read_style()}</style><section class="{classes}" style="{_CARD}">'
+        f'<div class="longtask-head" style="{_HEAD}"><span class="longtask-state">'
+        f"{_dot(facts.stage)} dashboard · {escape(facts.word)}</span> {figures}</div>"
+        f'<table style="{_TABLE}"><thead><tr style="background:none">{head}</tr></thead><tbody>'
+        f"{''.join(map(_row, lines[:SHOWN_ROWS]))}</tbody></table>"
+        f'<div style="{_FOOT}">{foot}</div></section>'
+    )
+
+
+def _list_cells(line: Line) -> list[str]:
+    return [
+        _clip(line.word, 40),
+        _clip(line.prompt, 44),
+        _clip(line.model, 24),
+        str(line.attempt),
+        "" if line.tokens is None else f"{line.tokens:,}",
+        "" if line.cost is None else format_cost(line.cost),
+    ]
+
+
+def _align(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(
+        cell.rjust(width) if at > 2 else cell.ljust(width)
+        for at, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ).rstrip()
+
+
+def _row(line: Line) -> str:
+    cells = [escape(cell) for cell in _list_cells(line)]
+    cells[0] = f"{_dot(line.stage)} {cells[0]}"
+    tds = "".join(
+        f'<td style="{style}">{cell}</td>'
+        for cell, style in zip(cells, _COLUMNS.values(), strict=True)
+    )
+    return f'<tr style="background:none">{tds}</tr>'
+
+
+def _dot(stage: str) -> str:
+    style = "display:inline-block;align-self:center;width:8px;height:8px;border-radius:50%"
+    return f'<i aria-hidden="true" style="{style};background-color:{_HUES[stage]}"></i>'
+
+
+def _describe_side(side: Side, notice: str) -> list[str]:
+    """Return sentences: who answers, who does not and why, what the queue gave up."""
+    well = [one.service for one in side.health if one.is_well]
+    told = [notice] if notice else []
+    if well:
+        told.append(f"answers: {', '.join(well)}")
+    told += [f"{one.service}: {one.detail}" for one in side.health if one.is_well is False]
+    told += [side.error] if side.error else []
+    dead = side.queue.dead if side.queue else ()
+    if dead:
+        count = "1 dead letter" if len(dead) == 1 else f"{len(dead)} dead letters"
+        told.append(f"{count} in the queue:")
+        told += [f"  {letter.reason}" for letter in dead[:SHOWN_LETTERS]]
+    return [make_printable(sentence) for sentence in (*told, *side.notes)]
+
+
+def _count_more(lines: Sequence[Line], shown: int) -> str:
+    more = len(lines) - shown
+    return "" if more < 1 else "1 more row" if more == 1 else f"{more:,} more rows"
+
+
+def _clip(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

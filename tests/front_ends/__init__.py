@@ -1,0 +1,1 @@
+"""Clients that others have made, each as it is published, against the app."""
