@@ -2,15 +2,16 @@
 
 import importlib.util
 import itertools
+import json
 import os
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 import longtask_kit as lt
-from tests.browser.jupyter import CHROMIUM, CHROMIUM_ARGUMENTS, JupyterServer, Notebook
+from tests.browser.jupyter import CHROMIUM, CHROMIUM_ARGUMENTS, DESCRIBE, JupyterServer, Notebook
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -76,12 +77,25 @@ def browser() -> Iterator["Browser"]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
-    item: pytest.Item,
+    item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Remember that a test failed: who knows in what state it leaves its page."""
+    """Remember that a test failed, and tell in what state it leaves its pages."""
     report = yield
     item.stash[_FAILED] = item.stash.get(_FAILED, False) or report.failed
+    if report.failed and call.when == "call" and isinstance(item, pytest.Function):
+        browser = cast("Browser | None", item.funcargs.get("browser"))
+        contexts = browser.contexts if browser else []
+        for number, page in enumerate(page for c in contexts for page in c.pages):
+            report.sections.append((f"page {number}", _describe(page)))
     return report
+
+
+def _describe(page: "Page") -> str:
+    """Return what explains why a page did not do what a test waited for."""
+    try:
+        return json.dumps(page.evaluate(DESCRIBE), indent=1, ensure_ascii=False)
+    except Exception as exc:  # noqa: BLE001 - a page that crashed may not hide the failure
+        return f"can't be described: {exc!r}"
 
 
 @pytest.fixture(scope="session")

@@ -58,6 +58,23 @@ LEAVE = """async () => {
   for (const shown of [...window.jupyterapp.shell.widgets("main")]) shown.dispose();
 }"""
 
+# Keys go to where the focus is; a dialogue of JupyterLab's takes it.
+DESCRIBE = """() => {
+  const focused = document.activeElement;
+  const context = window.jupyterapp?.shell.currentWidget?.context;
+  const kernel = context?.sessionContext?.session?.kernel;
+  const read = (selector) =>
+    [...document.querySelectorAll(selector)].map((one) => one.innerText.slice(-1500));
+  return {
+    url: location.pathname,
+    focus: focused?.cloneNode().outerHTML,
+    seen: `${document.visibilityState}, ${document.hasFocus() ? "focused" : "without focus"}`,
+    dialogues: read(".jp-Dialog"),
+    kernel: kernel && `${kernel.status}, ${kernel.connectionStatus}`,
+    outputs: read(".jp-Cell-outputArea"),
+  };
+}"""
+
 
 class JupyterServer:
     """JupyterLab on a free port with folders of its own; nothing of the user's is touched."""

@@ -148,8 +148,7 @@ def test_the_buttons_of_a_card_do_what_they_say(open_notebook: Open, kit: lt.Kit
     copied('kit.attach("task_1")')
     click(failing, "Try now")
     notebook.output(1).locator('[data-status="completed"]').nth(1).wait_for()
-    running.get_by_role("button", name="Stop watching").focus()
-    notebook.page.keyboard.press("Shift+Escape")
+    running.get_by_role("button", name="Stop watching").press("Shift+Escape")
     notebook.output(1).locator('[data-status="cancelled"]').wait_for()
     focused = "document.activeElement"
     notebook.page.wait_for_function(f"{focused}.dataset.status === 'cancelled'")  # the button went

@@ -145,8 +145,7 @@ def test_a_prompt_is_written_in_other_words_by_keys_and_asked_of_all(open_notebo
     wait_for_text(notebook, 1, 0, said(0, "chnage"))
     band, keys = notebook.output(1).locator("[data-row='1']"), notebook.page.keyboard
     edit, area = band.get_by_role("button", name="Edit"), band.get_by_role("textbox")
-    edit.focus()
-    keys.press("Enter")
+    edit.press("Enter")
     area.wait_for()
     assert area.input_value() == "chnage"
     keys.press("Escape")

@@ -47,8 +47,7 @@ def test_any_moment_of_a_task_is_seen_by_mouse_and_by_keys(open_notebook: Open) 
     for words in ("queue", "attempt 1", "attempt 2", "✕", "90 tokens"):
         assert words in (picture.text_content() or "")
     stage = xray.get_by_role("slider", name="Moment")
-    stage.focus()
-    notebook.page.keyboard.press("End")
+    stage.press("End")
     said = xray.locator(".longtask-said")
     notebook.page.wait_for_function(
         f"document.querySelector('{MOMENT} .longtask-said').textContent.length > 100"
@@ -143,8 +142,7 @@ def test_a_group_shows_what_ran_at_once_and_what_waited(open_notebook: Open) -> 
     wait_for_word(notebook, "done")
     xray = notebook.output(1).locator(".longtask-xray")
     assert "at once: 4" in (xray.locator(".longtask-picture").text_content() or "")
-    xray.get_by_role("slider", name="Moment").focus()
-    notebook.page.keyboard.press("Home")
+    xray.get_by_role("slider", name="Moment").press("Home")
     when = xray.locator(".longtask-when")
     assert "in the queue" in when.inner_text()
     for _ in range(100):
