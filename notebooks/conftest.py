@@ -5,7 +5,7 @@ a notebook front end and the executor don't, so without this every lesson would 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,18 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
         return (yield)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Tell what a failed cell and those before said on stderr: nbval says only that it was said."""
+    report = yield
+    if report.failed and isinstance(item, IPyNbCell):
+        said = "".join(item.parent.__dict__.get("stderr", []))
+        report.sections.append(("stderr up to here", said or "nothing"))
+    return report
+
+
 def _start_kernel_at_home(self: Any) -> None:
     with lesson_environment(self.config.stash[_home]):
         _start_kernel(self)
@@ -45,6 +57,8 @@ def _read_message_and_replace(
 ) -> Any:
     message = _read_message(self, timeout, stream)
     content = message["content"]
+    if message["msg_type"] == "stream" and content["name"] == "stderr":
+        self.__dict__.setdefault("stderr", []).append(content["text"])
     display_id = (content.get("transient") or {}).get("display_id")
     shown = self.__dict__.setdefault("shown_by_id", {})
     if message["msg_type"] == "display_data" and display_id:
