@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 import longtask_kit as lt
@@ -42,27 +43,35 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=1,
         help="of tests/browser/test_survives.py, lessons/test_share.py",
     )
-    parser.addoption("--all", action="store_true", help="also what is marked as thorough")
+    parser.addoption("--all", action="store_true", help="also what is marked gate or thorough")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose the form of the chaos tests; take SIGINT, also in the background of a shell."""
+    """Choose the form of chaos and generated tests; take SIGINT, also in a shell's background."""
     # There it is ignored, also by what a test starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.chaos is None:
         config.option.chaos = "short" if config.option.all else "once"
+    # What is generated is the same each time, for who tries a change; others are sought weekly.
+    hypothesis.settings.register_profile("same", derandomize=True)
+    if not config.option.all:
+        hypothesis.settings.load_profile("same")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave what is thorough to `--all`; the browser comes last."""
+    """Leave what is the gate's and what is thorough to `--all`; the browser comes last."""
     items.sort(key=_choose_turn)
     if config.getoption("--all"):
         return
-    left_out = [item for item in items if item.get_closest_marker("thorough")]
-    items[:] = [item for item in items if not item.get_closest_marker("thorough")]
+    left_out = [item for item in items if _is_for_all(item)]
+    items[:] = [item for item in items if not _is_for_all(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
     config.stash[_LEFT_OUT] = dict(Counter(_find_folder(item) for item in left_out))
+
+
+def _is_for_all(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(name) for name in ("gate", "thorough"))
 
 
 def _choose_turn(item: pytest.Item) -> int:
@@ -96,7 +105,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if left_out := config.stash.get(_LEFT_OUT, {}):
         terminalreporter.write_sep("=", "left out")
         what = ", ".join(f"{count} of {folder}" for folder, count in sorted(left_out.items()))
-        write(f"{sum(left_out.values())} thorough tests run only with --all: {what}")
+        write(f"{sum(left_out.values())} tests run only with --all, or in .ci/run: {what}")
     if rows := _find_figures(terminalreporter):
         terminalreporter.write_sep("=", f"chaos, {config.getoption('--chaos')} run")
         width = max(len(scenario) for scenario, _ in rows)

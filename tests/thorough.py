@@ -1,4 +1,4 @@
-"""Parameters of which `pytest` runs the first, which shows the guarantee, and `--all` every one."""
+"""Parameters of which `pytest` runs the first, which shows the guarantee, and others every one."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 
-def first_of(values: Iterable[Any]) -> list[Any]:
-    """Return the values with all but the first marked as thorough."""
+def first_of(values: Iterable[Any], *, rest_in_gate: bool = False) -> list[Any]:
+    """Return the values with all but the first marked: for `.ci/run`, or else as thorough."""
     first, *rest = values
-    return [first, *(pytest.param(value, marks=pytest.mark.thorough) for value in rest)]
+    mark = pytest.mark.gate if rest_in_gate else pytest.mark.thorough
+    return [first, *(pytest.param(value, marks=mark) for value in rest)]

@@ -16,6 +16,8 @@ from tests.browser.card_states import ANSWER, STATES, make_cells
 from tests.browser.jupyter import Notebook
 from tests.browser.test_panel import CONNECT
 
+pytestmark = pytest.mark.gate
+
 Open = Callable[..., Notebook]
 
 # Every box of a card, in order, with what a reader sees of it; buttons are a live card's own.

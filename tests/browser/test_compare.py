@@ -9,6 +9,8 @@ from tests.browser.jupyter import SHOTS, Notebook
 from tests.browser.test_group import VIEW, find_outputs
 from tests.browser.test_panel import CONNECT
 
+pytestmark = pytest.mark.gate
+
 Open = Callable[..., Notebook]
 MODELS = ("large", "small", "terse")
 SAY = """

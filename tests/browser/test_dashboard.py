@@ -10,6 +10,8 @@ from tests.browser.jupyter import SHOTS, Notebook
 from tests.browser.test_panel import CONNECT
 from tests.wait import wait_until
 
+pytestmark = pytest.mark.gate
+
 Open = Callable[..., Notebook]
 SHOW = "board = kit.dashboard()\nboard"
 

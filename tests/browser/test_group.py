@@ -9,6 +9,8 @@ import longtask_kit as lt
 from tests.browser.jupyter import SHOTS, Notebook
 from tests.browser.test_panel import CONNECT
 
+pytestmark = pytest.mark.gate
+
 Open = Callable[..., Notebook]
 VIEW = "application/vnd.jupyter.widget-view+json"
 MAP = (

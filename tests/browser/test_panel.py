@@ -314,6 +314,7 @@ def test_an_ended_answer_opens_at_its_top_and_folds(open_notebook: Open) -> None
     assert card.evaluate("e => e.offsetHeight") > 3 * folded
 
 
+@pytest.mark.gate
 def test_a_task_as_last_line_leaves_text_in_the_saved_notebook(
     open_notebook: Open, kit: lt.Kit
 ) -> None:
@@ -337,6 +338,7 @@ def test_a_task_as_last_line_leaves_text_in_the_saved_notebook(
     assert notebook.output(1).locator("h2", has_text="Tides").is_visible()
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.thorough)])
 def test_axe_finds_nothing_serious(open_notebook: Open, theme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
@@ -414,6 +416,7 @@ from longtask_kit.widgets import TaskOutput
 """
 
 
+@pytest.mark.gate
 def test_no_payload_of_a_prompt_an_answer_or_an_error_fires(open_notebook: Open) -> None:
     submits = (
         f"payloads = {PAYLOADS!r}\n"

@@ -223,7 +223,12 @@ def check_keeps(notebook: Notebook, held: Held, card: "Locator") -> None:
 
 @both
 @pytest.mark.parametrize(
-    "how", ["restarted", "killed", pytest.param("shut down", marks=pytest.mark.thorough)]
+    "how",
+    [
+        pytest.param("restarted", marks=pytest.mark.gate),
+        "killed",
+        pytest.param("shut down", marks=pytest.mark.thorough),
+    ],
 )
 def test_a_card_whose_kernel_is_gone_says_so_and_is_filled_where_its_task_goes_on(
     open_notebook: Open,
@@ -254,6 +259,7 @@ def test_a_card_whose_kernel_is_gone_says_so_and_is_filled_where_its_task_goes_o
         check_end(document, held, cell)
 
 
+@pytest.mark.gate
 def test_a_saved_card_of_a_lost_kernel_is_filled_after_a_reload_too(
     open_notebook: Open,
     hold: Callable[[], Held],
@@ -273,6 +279,7 @@ def test_a_saved_card_of_a_lost_kernel_is_filled_after_a_reload_too(
     check_end(notebook.save(), held)
 
 
+@pytest.mark.gate
 @both
 def test_a_lost_connection_is_said_and_mended(
     open_notebook: Open,
@@ -312,6 +319,7 @@ def find_retry(notebook: Notebook) -> Any:  # noqa: ANN401 - playwright's
     return failed.get_by_role("button", name="Retry", exact=True)
 
 
+@pytest.mark.gate
 @both
 def test_a_failed_card_keeps_its_button_and_is_saved_static(
     open_notebook: Open, front_end: str
@@ -435,6 +443,7 @@ def test_without_page_writes_the_notebook_is_not_touched_and_the_view_stays(
     assert VIEW in find_output(notebook.save())
 
 
+@pytest.mark.gate
 def test_a_panel_saved_mid_stream_is_read_without_a_kernel(
     open_notebook: Open, hold: Callable[[], Held], jupyter: JupyterServer
 ) -> None:
@@ -457,6 +466,7 @@ def test_a_panel_saved_mid_stream_is_read_without_a_kernel(
     assert "neaps" in notebook.output(1).inner_text()
 
 
+@pytest.mark.gate
 def test_a_conversation_keeps_its_order_and_each_answer_gets_its_own_end(
     open_notebook: Open, hold: Callable[[], Held], kit: lt.Kit
 ) -> None:
@@ -499,6 +509,7 @@ def test_a_conversation_keeps_its_order_and_each_answer_gets_its_own_end(
     assert [part["status"] for part in parts] == ["completed", "completed", "cancelled"]
 
 
+@pytest.mark.gate
 def test_an_older_card_gets_its_end_from_whatever_shows_that(
     open_notebook: Open, hold: Callable[..., Held]
 ) -> None:
@@ -542,6 +553,7 @@ def find_order(document: dict[str, Any], *texts: str) -> bool:
     return -1 not in places and places == sorted(places)
 
 
+@pytest.mark.gate
 def test_what_was_asked_nothing_is_read_without_a_kernel_and_used_with_it(
     open_notebook: Open,
 ) -> None:

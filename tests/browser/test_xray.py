@@ -8,6 +8,8 @@ import pytest
 from tests.browser.jupyter import SHOTS, Notebook
 from tests.browser.test_panel import CONNECT
 
+pytestmark = pytest.mark.gate
+
 Open = Callable[..., Notebook]
 VIEW = "application/vnd.jupyter.widget-view+json"
 # Breaks off after a third, and is tried again at once: nobody waits for the queue's 12 s.

@@ -15,7 +15,7 @@ from tests.chaos.recording_model import Call, text_of, tokens_of
 from tests.chaos.rig import Rig, new_prompt, open_rig
 from tests.front_ends.conftest import RunNode, node  # noqa: F401 - a fixture
 
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = [pytest.mark.gate, pytest.mark.timeout(3600)]
 Figures = Callable[[str, str], None]
 
 

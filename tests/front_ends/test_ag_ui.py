@@ -12,6 +12,8 @@ import longtask_kit as lt
 from tests.serving import serve
 from tests.wait import wait_until
 
+pytestmark = pytest.mark.gate
+
 HTTP = httpx.Client(timeout=30)
 
 

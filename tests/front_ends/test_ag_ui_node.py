@@ -4,8 +4,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 import longtask_kit as lt
 from tests.front_ends.conftest import RunNode
+
+pytestmark = pytest.mark.gate
 
 
 def test_a_run_cut_behind_any_event_is_taken_up_exactly_by_both_clients(

@@ -19,6 +19,8 @@ from tests.proxy import proxy_to
 from tests.serving import free_port, serve
 from tests.wait import wait_until
 
+pytestmark = pytest.mark.gate
+
 HTTP = httpx.Client(timeout=30)
 PAGE = "https://page.example"
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = [
+    pytest.mark.gate,
     pytest.mark.timeout(120),
     pytest.mark.filterwarnings("default"),  # asyncio's own leftovers in the driver are not ours
     pytest.mark.skipif(

@@ -2,7 +2,11 @@
 
 from collections.abc import Callable
 
+import pytest
+
 from tests.front_ends.conftest import RunNode
+
+pytestmark = pytest.mark.gate
 
 
 def test_the_node_sdk_runs_in_background_and_takes_up_what_was_cut(

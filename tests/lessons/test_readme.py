@@ -16,6 +16,8 @@ import longtask_kit as lt
 from longtask_kit.cli.notebooks import LESSONS, lesson_environment, open_home
 from longtask_kit.local.model.installed import models_folder
 
+pytestmark = pytest.mark.gate
+
 _ROOT = LESSONS.parent
 _PAGE = _ROOT / "tests/front_ends/page.jsx"
 _TEXT = (_ROOT / "README.md").read_text(encoding="utf-8")

@@ -12,6 +12,7 @@ from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 
 import longtask_kit as lt
+from tests.thorough import first_of
 
 CONNECT = "import time\nimport longtask_kit as lt\nkit = lt.connect(quiet=True)"
 SHOW = "task = kit.submit('Explain tides', model='demo@200')\ntask"
@@ -39,13 +40,16 @@ def find_shown(notebook: Any) -> Any:  # noqa: ANN401 - nbformat has no types
 
 @pytest.mark.parametrize(
     "later",
-    [
-        ("await task",),
-        ("1 + 1", "task.result()"),
-        ("kit.attach(task.id).result()", "time.sleep(0.5)"),
-        ("while kit.attach(task.id).status != 'completed': time.sleep(0.05)", "task.text"),
-        ("_ = [delta for delta in task]",),
-    ],
+    first_of(
+        [
+            ("await task",),
+            ("1 + 1", "task.result()"),
+            ("kit.attach(task.id).result()", "time.sleep(0.5)"),
+            ("while kit.attach(task.id).status != 'completed': time.sleep(0.05)", "task.text"),
+            ("_ = [delta for delta in task]",),
+        ],
+        rest_in_gate=True,
+    ),
     ids=["awaits", "after another", "by its id", "polls", "iterates"],
 )
 def test_what_one_cell_shows_and_a_later_one_awaits_is_the_final_text(
@@ -62,10 +66,13 @@ def test_what_one_cell_shows_and_a_later_one_awaits_is_the_final_text(
 
 @pytest.mark.parametrize(
     "command",
-    [
-        "nbconvert --to=notebook --execute --inplace a.ipynb",
-        "papermill --kernel=python3 --no-progress-bar a.ipynb a.ipynb",
-    ],
+    first_of(
+        [
+            "nbconvert --to=notebook --execute --inplace a.ipynb",
+            "papermill --kernel=python3 --no-progress-bar a.ipynb a.ipynb",
+        ],
+        rest_in_gate=True,
+    ),
     ids=["nbconvert", "papermill"],
 )
 def test_commands_that_execute_leave_the_final_text_too(
@@ -104,7 +111,7 @@ task
 
 @pytest.mark.parametrize(
     "cells",
-    [(SHOW, ANOTHER_KIT_IS_FIRST), (OBSERVER_IS_SLOW, "await task")],
+    first_of([(SHOW, ANOTHER_KIT_IS_FIRST), (OBSERVER_IS_SLOW, "await task")], rest_in_gate=True),
     ids=["another kit is first", "an observer is slow"],
 )
 def test_a_cell_that_knows_of_the_end_before_what_it_shows_leaves_the_final_text(
@@ -120,7 +127,10 @@ FAIL = "task = kit.submit('Explain tides', model='demo-bad-key')\ntask"
 FAILS = "try:\n    await task\nexcept lt.TaskFailedError as exc:\n    print(exc.code)"
 
 
-@pytest.mark.parametrize("later", [(FAILS,), (FAILS, "task"), (FAILS, f"task.retry()\n{FAILS}")])
+@pytest.mark.parametrize(
+    "later",
+    first_of([(FAILS, f"task.retry()\n{FAILS}"), (FAILS,), (FAILS, "task")], rest_in_gate=True),
+)
 def test_a_failure_is_static_where_nobody_can_press_its_buttons(
     execute: Any,  # noqa: ANN401
     later: tuple[str, ...],
@@ -134,7 +144,9 @@ def test_a_failure_is_static_where_nobody_can_press_its_buttons(
                 assert shown.metadata.longtask.status == "failed"
 
 
-@pytest.mark.parametrize("shown_by", [SLOW, SHOW_LATE], ids=["shown at once", "shown late"])
+@pytest.mark.parametrize(
+    "shown_by", first_of([SHOW_LATE, SLOW], rest_in_gate=True), ids=["shown late", "shown at once"]
+)
 def test_a_run_that_ends_first_leaves_the_id_and_the_text_so_far(
     execute: Any,  # noqa: ANN401
     shown_by: str,
@@ -164,7 +176,9 @@ def test_two_cells_that_show_a_task_both_end_with_its_text(execute: Any) -> None
         assert set(cell.outputs[0].data) == {"text/plain", "text/html"}
 
 
-@pytest.mark.parametrize("later", [("await group",), ("group.results()", "1 + 1")])
+@pytest.mark.parametrize(
+    "later", first_of([("await group",), ("group.results()", "1 + 1")], rest_in_gate=True)
+)
 def test_a_group_ends_as_its_counts_and_first_rows(execute: Any, later: tuple[str, ...]) -> None:  # noqa: ANN401
     rows = "[f'Explain tides to {i} people' for i in range(3)]"
     notebook = execute(f"group = kit.map({rows}, model='demo@200', max_tokens=30)\ngroup", *later)

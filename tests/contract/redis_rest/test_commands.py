@@ -9,7 +9,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 import redis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from upstash_redis import Redis
 
@@ -97,6 +97,7 @@ def test_any_list_of_arguments_is_stored_as_it_was_sent(
         for a in arguments
     ]
     if not in_body:
+        assume(not {b".", b".."} & {*sent})  # a client resolves such segments (RFC 3986, 5.2.4)
         path = "/".join(quote(argument, safe="") for argument in sent)
         assert http.get(f"/rpush/arguments/{path}").json() == {"result": len(sent)}
     answer = http.post("/", json=["LRANGE", "arguments", 0, -1], headers=BASE64).json()
