@@ -116,6 +116,7 @@ def test_cancel_works_whatever_the_kernel_does(open_notebook: Open, cell: str) -
     notebook.interrupt()
 
 
+@pytest.mark.gate
 def test_a_reload_mid_stream_loses_nothing(open_notebook: Open, kit: lt.Kit) -> None:
     plain = kit.submit("Explain tides", model="demo-fast").result(30)
     notebook = open_panel(open_notebook, model="demo@40")

@@ -14,6 +14,7 @@ from tests.chaos.post import Post
 from tests.chaos.recording_model import Call, text_of
 from tests.chaos.rig import Rig, new_prompt, open_rig
 from tests.serving import serve
+from tests.thorough import first_of
 
 pytestmark = pytest.mark.timeout(3600)
 Scale = Callable[..., int]
@@ -87,6 +88,7 @@ def check(rig: Rig, task: lt.Task, prompt: str, readers: list[Reader]) -> list[C
     return rig.model.calls_of(task.id)
 
 
+@pytest.mark.gate
 def test_an_answer_of_thirty_times_the_limit_comes_in_thirty_parts(
     rig: Rig, scale: Scale, figures: Figures
 ) -> None:
@@ -108,7 +110,7 @@ def test_an_answer_of_thirty_times_the_limit_comes_in_thirty_parts(
     )
 
 
-@pytest.mark.parametrize("moment", ["before", "after", "twice"])
+@pytest.mark.parametrize("moment", first_of(["after", "before", "twice"], rest_in_gate=True))
 def test_a_kill_in_a_hand_over_and_a_message_delivered_twice_double_nothing(
     rig: Rig, post: tuple[Post, str], scale: Scale, figures: Figures, moment: str
 ) -> None:
@@ -132,6 +134,7 @@ def test_a_kill_in_a_hand_over_and_a_message_delivered_twice_double_nothing(
     )
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("moment", ["published", "noted", "answered"])
 def test_a_crash_while_a_wait_is_handed_on_runs_the_task_once(
     rig: Rig, post: tuple[Post, str], scale: Scale, figures: Figures, moment: str
@@ -224,6 +227,7 @@ def test_a_process_that_is_told_to_end_hands_on_at_once(
     )
 
 
+@pytest.mark.gate
 def test_a_cancel_between_two_parts_ends_the_task_once(rig: Rig, post: tuple[Post, str]) -> None:
     app, _ = post
     for _ in range(3):

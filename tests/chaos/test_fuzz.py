@@ -40,6 +40,7 @@ from tests.command import longtask
 
 Scale = Callable[..., int]
 Figures = Callable[[str, str], None]
+pytestmark = pytest.mark.gate
 CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]
 
 

@@ -72,6 +72,7 @@ def test_two_kernels_use_up_a_limit_and_share_it(
     assert 0.3 <= share <= 0.7
 
 
+@pytest.mark.gate
 def test_an_estimate_that_is_wrong_by_three_is_mended_by_the_first_answers(
     scaled: lt.Settings, figures: Callable[[str, str], None]
 ) -> None:

@@ -175,6 +175,7 @@ def cut_after(greeting: bytes) -> Callable[[Link, bytes], bytes | None]:
     return pass_greeting
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize(("kind", "greeting"), [("redis", b"subscribe,"), ("http", b'"connected"')])
 async def test_a_service_that_greets_and_breaks_again_and_again_is_said_to_be_silent(
     settings: lt.Settings, figures: Figures, kind: str, greeting: bytes
@@ -415,6 +416,7 @@ def remove_log(settings: lt.Settings, task_id: str, how: str) -> None:
             pass
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("kind", first_of(SOURCES))
 async def test_a_log_that_goes_away_under_a_follower_is_an_error(
     settings: lt.Settings, figures: Figures, kind: str

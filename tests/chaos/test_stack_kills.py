@@ -86,6 +86,7 @@ def check_logs(settings: lt.Settings, tasks: list[lt.Task]) -> int:
     return attempts
 
 
+@pytest.mark.gate
 def test_a_stack_that_dies_before_its_answer_to_a_submit_runs_the_task_once(
     home: Path, figures: Callable[[str, str], None]
 ) -> None:

@@ -19,6 +19,7 @@ from longtask_kit.log.keys import new_task_id
 from longtask_kit.server.front_ends.routes import FRONT_ENDS
 from longtask_kit.server.handlers import TaskContext
 from tests.serving import free_port, serve
+from tests.thorough import first_of
 from tests.wait import wait_until
 
 HTTP = httpx.Client(timeout=30)
@@ -520,7 +521,7 @@ def test_the_openapi_page_tells_every_refusal_and_none_that_is_not(
     assert "securitySchemes" not in lt.create_app(settings).openapi()["components"]
 
 
-@pytest.mark.parametrize("prefix", ["", "/llm"])
+@pytest.mark.parametrize("prefix", first_of(["", "/llm"], rest_in_gate=True))
 def test_an_app_that_is_stopped_gives_its_attempt_back(settings: lt.Settings, prefix: str) -> None:
     port = free_port()
     own = settings.model_copy(update={"base_url": f"http://127.0.0.1:{port}{prefix}"})

@@ -122,6 +122,7 @@ TELLS = (
 )
 
 
+@pytest.mark.gate
 def test_notebooks_are_run_to_see_what_they_miss(file: Path) -> None:
     record(file, "tell of cats", "tell of dogs", "tell of old elks")
     whole = write_notebook(file.parent / "a.ipynb", *TELLS)

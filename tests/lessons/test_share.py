@@ -65,6 +65,7 @@ def run_anew(notebook: Path, models: Path) -> str:
         return execute(notebook)
 
 
+@pytest.mark.gate
 @pytest.mark.timeout(1200)
 def test_it_gives_the_same_to_the_byte_each_time(
     notebook: Path, asked: Path, tmp_path: Path, request: pytest.FixtureRequest
