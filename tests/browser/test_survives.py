@@ -361,6 +361,7 @@ def test_a_failed_card_without_its_kernel_has_no_button(open_notebook: Open) -> 
     assert set(find_output(notebook.save())) == {"text/plain", "text/html"}
 
 
+@pytest.mark.gate
 @both
 def test_what_is_saved_mid_stream_is_read_without_a_kernel(
     open_notebook: Open, hold: Callable[[], Held], jupyter: JupyterServer, front_end: str
@@ -390,6 +391,7 @@ def test_what_is_saved_mid_stream_is_read_without_a_kernel(
         assert "model not found" not in tab.content()
 
 
+@pytest.mark.gate
 def test_two_pages_of_a_notebook_never_change_the_file_on_each_other(
     open_notebook: Open, hold: Callable[[], Held]
 ) -> None:
