@@ -304,6 +304,7 @@ def test_what_a_model_had_not_finished_does_not_come_back_as_whole(status: str) 
         ({"input": "x", "store": False}, "store"),
         ({"input": "x", "prompt": {"id": "p"}}, "prompt"),
         ({"input": "x", "truncation": "auto"}, "truncation"),
+        ({"input": "x", "top_logprobs": 3}, "top_logprobs"),
         ({"input": "x", "tools": [{"type": "web_search"}]}, "tools"),
         ({"input": "x", "tool_choice": {"type": "web_search"}}, "tool_choice"),
         ({"input": []}, "input"),

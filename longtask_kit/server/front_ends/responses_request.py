@@ -22,6 +22,7 @@ _NOT_SERVED = {
     "conversation": "send the messages, or previous_response_id",
     "prompt": "send the text itself",
     "include": "nothing more than the answer is kept",
+    "top_logprobs": "nothing more than the answer is kept",
     "max_tool_calls": "no tool is run here",
     "context_management": "shorten the input yourself",
 }
