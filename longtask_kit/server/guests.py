@@ -63,8 +63,9 @@ class Guests:
         body = await _read_json(request)
         if (request.method, call) == ("POST", "/start"):
             return self.admit(body) and not body.get("reuse")  # what is kept is the key's holder's
-        task_id = request.path_params.get("task_id") or request.query_params.get("taskId")
-        task_id = task_id or body.get("taskId")
+        # Where the handler will find it, and nowhere else: two ids could name two tasks.
+        told = body if request.method == "POST" else request.query_params
+        task_id = request.path_params.get("task_id") or told.get("taskId")
         if not isinstance(task_id, str) or not task_id:
             return True
         try:

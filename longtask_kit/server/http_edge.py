@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from longtask_kit.errors import (
     LongTaskError,
@@ -166,6 +167,8 @@ class TaskRoute(APIRoute):
                 if exc.status_code == 204:
                     return Response(status_code=204)
                 return self.refuse(request, exc.status_code, str(exc.detail), exc.headers)
+            except ClientDisconnect:  # in the middle of its body: nobody reads this
+                return self.refuse(request, 400, "The body is not whole.")
             except StreamExpiredError as exc:
                 # The id tells a client of ours that the task is not there, rather than the app.
                 return self.refuse(request, status_for(exc), str(exc), task_id=exc.task_id)

@@ -5,9 +5,10 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -333,6 +334,26 @@ def test_status_calls_answer_for_known_unknown_and_missing_ids(
     for unknown in (new_task_id(), "nonsense", "task_%00"):
         assert HTTP.get(f"{base}/{unknown}").status_code == 404
         assert HTTP.get(f"{base}/stream", params={"taskId": unknown}).status_code == 404
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("path", ["/api/tasks/start", "/api/chat", "/api/agui", "/v1/responses"])
+async def test_who_leaves_in_the_middle_of_his_body_is_no_defect_of_the_app(
+    settings: lt.Settings, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard = iter([{"type": "http.request", "body": b"{", "more_body": True}])
+    app = lt.create_app(settings.model_copy(update={"api_key": None}), front_ends=FRONT_ENDS)
+
+    async def receive() -> dict[str, Any]:
+        return next(heard, {"type": "http.disconnect"})
+
+    async def send(_: MutableMapping[str, Any]) -> None:
+        pass
+
+    scope = {"type": "http", "method": "POST", "path": path, "query_string": b""}
+    headers = [(b"content-type", b"application/json"), (b"host", b"127.0.0.1")]
+    await app(scope | {"headers": headers}, receive, send)  # raises nothing
+    assert not caplog.records
 
 
 def test_tasks_are_listed_newest_first_and_by_status(stack: lt.LocalStack, kit: lt.Kit) -> None:

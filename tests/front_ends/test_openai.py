@@ -255,6 +255,33 @@ def test_no_answer_about_a_task_makes_the_sdk_run_it_again(
     assert count() == 3, "recorded once, however often it could be asked"
 
 
+def test_an_sdk_in_a_page_of_another_origin_runs_nothing_twice(
+    settings: lt.Settings, kit: lt.Kit
+) -> None:
+    page = "https://page.example"
+
+    def hide(response: httpx2.Response) -> None:
+        """Leave what a browser shows to a page: a few headers, and those that are exposed."""
+        shown = {"content-type", "content-length"}
+        shown |= set(response.headers["access-control-expose-headers"].lower().split(", "))
+        for name in set(response.headers) - shown:
+            del response.headers[name]
+
+    before = {task.id for task in kit.tasks(limit=100)}
+    unqueued = {"qstash_token": settings.openai_api_key, "cors_origins": page}
+    app = lt.create_app(settings.model_copy(update=unqueued), front_ends=["responses"])
+    http = openai.DefaultHttpxClient(headers={"Origin": page}, event_hooks={"response": [hide]})
+    with (
+        serve(app) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="any", http_client=http) as sdk,
+        pytest.raises(openai.InternalServerError, match="queue") as caught,
+    ):
+        sdk.responses.create(model="demo-fast", input="x")
+    assert [task.id for task in kit.tasks(limit=50) if task.id not in before] == [
+        caught.value.request_id
+    ]
+
+
 def test_what_nobody_foresaw_has_openais_shape_and_is_not_repeated(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -310,7 +310,9 @@ def test_a_stranger_can_neither_run_nor_list_nor_read(model: FakeModel, key: str
             ):
                 refused.append(stranger.get(f"{api}/{path}"))
             for call in ("cancel", "retry", "try-now"):
-                refused.append(stranger.post(f"{api}/{call}", json={"taskId": task.id}))
+                for query in ("", f"?taskId={demo.id}"):  # one's own beside it opens nothing
+                    body = {"taskId": task.id}
+                    refused.append(stranger.post(f"{api}/{call}{query}", json=body))
             refused += [stranger.get(f"{api}/start?taskId={task.id}")]
             refused += [stranger.delete(f"{api}/{task.id}")]
             assert {answer.status_code for answer in refused} == {401}

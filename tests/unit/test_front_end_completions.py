@@ -88,3 +88,13 @@ def test_parts_that_are_not_served_are_refused(type_: str | None) -> None:
         make_task({"messages": [{"role": "user", "content": [{"type": type_}]}]})
     with pytest.raises(SubmitError, match="n"):
         make_task({"messages": [{"role": "user", "content": "x"}], "n": 2})
+
+
+@pytest.mark.parametrize(
+    "more", [{"logprobs": True}, {"top_logprobs": 3}, {"audio": {"voice": "v", "format": "wav"}}]
+)
+def test_what_an_answer_would_lack_is_refused_before_it_is_paid(more: dict[str, Any]) -> None:
+    asked = {"messages": [{"role": "user", "content": "x"}]}
+    with pytest.raises(SubmitError, match=next(iter(more))):
+        make_task(asked | more)
+    make_task(asked | dict.fromkeys(more) | {"logprobs": False})

@@ -246,6 +246,29 @@ def test_items_are_messages_and_come_back_as_items() -> None:
     }
 
 
+def test_what_is_listed_can_be_asked_again() -> None:
+    items: list[dict[str, Any]] = [
+        {"type": "function_call", "call_id": "c1", "name": "see", "arguments": "{}"},
+        {
+            "type": "function_call_output",
+            "call_id": "c1",
+            "output": [
+                {"type": "input_text", "text": "a river"},
+                {"type": "input_image", "image_url": "data:,", "detail": "auto"},
+            ],
+        },
+        {"role": "user", "content": "Do harm"},
+    ]
+    refused = {"role": "assistant", "content": None, "refusal": "I can't."}
+    wire = make_task({"input": items}).to_wire()
+    wire["messages"].append(refused)  # as it comes by previous_response_id
+    listed = list_items(wire, "x")
+    assert listed[1]["output"] == items[1]["output"]
+    assert listed[3]["content"] == [{"type": "refusal", "refusal": "I can't."}]
+    again = list_items(make_task({"input": listed}).to_wire(), "x")
+    assert again == listed
+
+
 @pytest.mark.parametrize("status", ["in_progress", "incomplete"])
 def test_what_a_model_had_not_finished_does_not_come_back_as_whole(status: str) -> None:
     """A script hands `response.output` on, also of a response that was cancelled."""
@@ -281,6 +304,7 @@ def test_what_a_model_had_not_finished_does_not_come_back_as_whole(status: str) 
         ({"input": "x", "store": False}, "store"),
         ({"input": "x", "prompt": {"id": "p"}}, "prompt"),
         ({"input": "x", "truncation": "auto"}, "truncation"),
+        ({"input": "x", "top_logprobs": 3}, "top_logprobs"),
         ({"input": "x", "tools": [{"type": "web_search"}]}, "tools"),
         ({"input": "x", "tool_choice": {"type": "web_search"}}, "tool_choice"),
         ({"input": []}, "input"),

@@ -27,6 +27,7 @@ _FIELDS = {"content": "content", "reasoning": "reasoning_content", "refusal": "r
 _PARTS = ("text", "image_url", "refusal")
 _OWN = frozenset(("messages", "model", "max_tokens", "temperature", "stream", "stream_options"))
 _OURS = _OWN | {"metadata", "store"}
+_NOT_SERVED = ("logprobs", "top_logprobs", "audio")
 
 
 def make_task(body: Mapping[str, Any]) -> TaskSpec:
@@ -37,6 +38,9 @@ def make_task(body: Mapping[str, Any]) -> TaskSpec:
     """
     if not isinstance(body.get("messages"), list):
         raise SubmitError('"messages" must be a list of messages.', field="messages")
+    for name in _NOT_SERVED:
+        if body.get(name):  # the model would be paid for what nobody gets
+            raise SubmitError(f'"{name}" is not served here: an answer is text.', field=name)
     _refuse_files(body["messages"])
     return TaskSpec(
         messages=body["messages"],

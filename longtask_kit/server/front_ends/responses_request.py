@@ -22,6 +22,7 @@ _NOT_SERVED = {
     "conversation": "send the messages, or previous_response_id",
     "prompt": "send the text itself",
     "include": "nothing more than the answer is kept",
+    "top_logprobs": "nothing more than the answer is kept",
     "max_tool_calls": "no tool is run here",
     "context_management": "shorten the input yourself",
 }
@@ -245,10 +246,15 @@ def list_items(wire: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
 def _to_items(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     role, content = message["role"], message.get("content")
     if role == "tool":
+        found = content
+        if isinstance(content, list):
+            found = [_show_part(part, role) for part in content]
         call_id = message["tool_call_id"]
-        yield {"type": "function_call_output", "call_id": call_id, "output": content}
+        yield {"type": "function_call_output", "call_id": call_id, "output": found}
         return
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content or ()
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else [*(content or ())]
+    if refusal := message.get("refusal"):
+        parts.append({"type": "refusal", "refusal": refusal})
     if parts:
         shown = [_show_part(part, role) for part in parts]
         yield {"type": "message", "role": role, "status": "completed", "content": shown}

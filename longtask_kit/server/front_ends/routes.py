@@ -61,8 +61,8 @@ class FrontEnds:
 
     @property
     def exposed_headers(self) -> list[str]:
-        """What an allowed page may read."""
-        return ["x-request-id", *EXPOSED_HEADERS] if self.names else []
+        """What an allowed page may read; an SDK that is not told the second runs a task twice."""
+        return ["x-request-id", "x-should-retry", *EXPOSED_HEADERS] if self.names else []
 
 
 NO_FRONT_ENDS = FrontEnds()
