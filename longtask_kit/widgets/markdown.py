@@ -50,7 +50,9 @@ def render_blocks(text: str) -> list[Block]:
 
 @cache
 def _make_parser() -> MarkdownIt:
-    md = MarkdownIt("commonmark", {"html": False, "linkify": True, "xhtmlOut": False})
+    md = MarkdownIt(
+        "commonmark", {"html": False, "linkify": True, "xhtmlOut": False, "maxNesting": 100}
+    )
     md.enable(["table", "strikethrough", "linkify"]).disable(["image", "html_block", "html_inline"])
     md.use(math_rule)
     md.core.ruler.after("inline", "task", _mark_tasks)

@@ -1,13 +1,14 @@
 // Markdown to safe HTML; loaded once a page, when the first answer begins. `widgets/markdown.py` makes the
 // same of a saved answer; test/markdown_cases.json holds both to it.
 import MarkdownIt from "markdown-it";
+import { flankRule } from "./flankrule.js";
 import { highlight } from "./highlight.js";
 import { mathRule } from "./mathrule.js";
 import { mendInline, mendText } from "./mend.js";
 import { taskRule } from "./taskrule.js";
 
 const SAFE_LINK = /^(https?:|mailto:)/i;
-const md = new MarkdownIt({ html: false, linkify: true }).disable("image").use(mathRule).use(taskRule);
+const md = new MarkdownIt({ html: false, linkify: true }).disable("image").use(flankRule).use(mathRule).use(taskRule);
 md.validateLink = (url) => SAFE_LINK.test(url.trim());
 md.linkify.set({ fuzzyLink: false, fuzzyEmail: false, fuzzyIP: false }).add("ftp:", null).add("//", null).add("mailto:", null);
 const { escapeHtml } = md.utils;
