@@ -19,7 +19,7 @@ from uuid import uuid4
 import anywidget
 import traitlets
 
-from longtask_kit.errors import LongTaskError
+from longtask_kit.errors import ConfigError, LongTaskError
 from longtask_kit.log.events import START, TERMINAL_STATUSES, Cursor
 from longtask_kit.log.transcript import Transcript
 from longtask_kit.widgets.facts import describe_task, name_unit, read_facts
@@ -27,7 +27,7 @@ from longtask_kit.widgets.keeper import Keeper, may_pages_write
 from longtask_kit.widgets.pace import Pace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable
 
     from longtask_kit.client.feed import FeedState
     from longtask_kit.client.prices import Price
@@ -125,18 +125,18 @@ class TaskOutput(anywidget.AnyWidget):
     def cancel(self) -> None:
         """Ask the task to end; returns at once."""
         if (task := self.task) is not None and self.status not in TERMINAL_STATUSES:
-            task._door.start(self._report(task._door.backend.cancel(task.id)))
+            task._door.start(self._report(lambda: task._door.backend.cancel(task.id)))
 
     def retry(self) -> None:
         """Run a failed or cancelled task again as a new attempt; returns at once."""
         if (task := self.task) is not None and self.status in ("failed", "cancelled"):
-            task._door.start(self._report(task._retry_on_loop()))
+            task._door.start(self._report(task._retry_on_loop))
 
     def try_now(self) -> None:
         """Have a task that waits for its next try run at once, which costs no attempt."""
         if (task := self.task) is not None and self.status == "retrying":
             self.show(canTryNow=False)
-            task._door.start(self._report(task._door.backend.try_now(task.id)))
+            task._door.start(self._report(lambda: task._door.backend.try_now(task.id)))
 
     def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:  # noqa: ANN401
         """Return the widget's state, always with the whole text as it is now."""
@@ -203,10 +203,10 @@ class TaskOutput(anywidget.AnyWidget):
             task._door.hand_over(lambda: _follow_on(task))
 
     def _meta_of_wait(self, task: Task, status: str) -> dict[str, Any]:
-        """Forget what was known of the next try; where one waits, begin to ask."""
+        """Forget what was said of the state before; where a next try waits, begin to ask."""
         if status == "retrying":
             task._door.start(self._find_next_try(task))
-        names = ("nextTryMs", "canTryNow", "maxAttempts")
+        names = ("nextTryMs", "canTryNow", "maxAttempts", "problem")
         return {name: None for name in names if self._meta.get(name) is not None}
 
     async def _find_next_try(self, task: Task) -> None:
@@ -278,6 +278,12 @@ class TaskOutput(anywidget.AnyWidget):
         """Act on a message of the front end; nothing here may block the kernel's shell."""
         if self.keeper.receive(message):
             return
+        try:
+            self._act(message)
+        except ConfigError as exc:  # the kit is closed
+            self.show(problem=str(exc))
+
+    def _act(self, message: dict[str, Any]) -> None:
         match message.get("t"):
             case "sync" if (message.get("e"), message.get("s")) == (self._epoch, self._seq):
                 # A page that lost its kernel for a while missed nothing; it takes any answer for
@@ -299,12 +305,13 @@ class TaskOutput(anywidget.AnyWidget):
             case "retry":
                 self.retry()
 
-    async def _report(self, work: Coroutine[Any, Any, object]) -> None:
-        """Await what a button asked for; its failure is shown, since nobody else would."""
+    async def _report(self, ask: Callable[[], Awaitable[object]]) -> None:
+        """Do what a button asked for; its failure is shown, since nobody else would."""
+        self.show(problem=None)
         try:
-            await work
+            await ask()
         except LongTaskError as exc:
-            self.show(notice=str(exc))
+            self.show(problem=str(exc))
 
 
 def _follow_on(task: Task) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +13,7 @@ import traitlets
 from longtask_kit.client.chat import Chat, reword
 from longtask_kit.client.listed import list_lines
 from longtask_kit.client.task import submit_spec
-from longtask_kit.errors import LongTaskError, SubmitError
+from longtask_kit.errors import ConfigError, LongTaskError, SubmitError
 from longtask_kit.log.events import TERMINAL_STATUSES
 from longtask_kit.settings import DEMO_LABEL
 from longtask_kit.widgets.form import PanelForm
@@ -297,7 +298,8 @@ class TaskPanel(w.VBox):
 
     def _refresh(self) -> None:
         """List the tasks anew, soon."""
-        self._kit._door.start(self._list_tasks())
+        with contextlib.suppress(ConfigError):  # the kit is closed: what was listed stays
+            self._kit._door.start(self._list_tasks())
 
     async def _list_tasks(self) -> None:
         try:
@@ -346,6 +348,7 @@ class TaskPanel(w.VBox):
                 self.chat.value = True
 
     def _hand_over(self, work: Callable[[], object]) -> None:
+        self._try(self._kit._door.check_usable)  # else nobody would take it, or say so
         self._kit._door.hand_over(lambda: self._try(work))
 
     def _try(self, work: Callable[[], _Done]) -> _Done | None:

@@ -342,3 +342,20 @@ def test_a_cancelled_task_can_be_retried_from_its_card(kit: lt.Kit) -> None:
     output._receive(output, {"t": "retry"}, [])
     wait_until(lambda: output.status == "running" and replay(output).meta["attempt"] == 2)
     task.cancel()
+
+
+def test_what_a_button_could_not_do_is_said_until_it_is_pressed_again(
+    kit: lt.Kit, settings: lt.Settings
+) -> None:
+    failed = kit.submit("Explain tides", model="demo-bad-key")
+    with lt.connect(settings=settings, quiet=True) as brief:
+        closed, gone = show(brief.attach(failed.id)), show(kit.attach(failed.id))
+    closed._receive(None, {"t": "retry"}, [])
+    assert "closed" in replay(closed).meta["problem"]
+
+    failed.delete()
+    gone._receive(None, {"t": "retry"}, [])
+    wait_until(lambda: failed.id in (replay(gone).meta.get("problem") or ""))
+    assert replay(gone).meta["status"] == "failed"
+    gone.watch(kit.submit("Explain tides", model="demo-fast"))
+    assert replay(gone).meta.get("problem") is None

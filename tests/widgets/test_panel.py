@@ -349,3 +349,16 @@ def test_an_idle_panel_says_scripted_only_of_a_scripted_model(kit: lt.Kit) -> No
         panel.model.value = name
         labels.append(panel.output._meta["label"])
     assert labels == [DEMO_LABEL, "", DEMO_LABEL]
+
+
+def test_a_panel_whose_kit_is_closed_says_so(settings: lt.Settings) -> None:
+    with lt.connect(settings=settings, quiet=True) as brief:
+        panel = brief.panel()
+        task = brief.submit("Explain tides", model="demo-fast")
+        task.result(30)
+    panel._act({"t": "list"})
+    assert panel.history.problem == "", "nobody asked for that"
+    for button in ("open", "continue", "delete"):
+        panel.history.problem = ""
+        panel._act({"t": button, "taskId": task.id})
+        assert "closed" in panel.history.problem

@@ -57,6 +57,7 @@ export function thinkingMs(meta, elapsedMs) {
 
 /** What stands between head and text: why it waits, failed or ended early; null for nothing. */
 export function describeNote(meta, nextTryMs) {
+  if (meta.problem) return { cause: "", cure: meta.problem, isAlert: true }; // what a button could not do
   if (meta.isDisconnected) return meta.notice ? { cause: "", cure: meta.notice } : null;
   if (meta.status === "retrying" && meta.error) {
     const of = meta.maxAttempts ? ` of ${meta.maxAttempts}` : "";

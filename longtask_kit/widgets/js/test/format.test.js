@@ -68,3 +68,8 @@ test("a rate needs tokens and time", () => {
 test("only what still does something is active", () => {
   assert.deepEqual(["idle", "pending", "running", "retrying", "completed"].map(isActive), [false, true, true, true, false]);
 });
+
+test("what a button could not do is said before why the task failed", () => {
+  const meta = { status: "failed", error: "500", cure: "Try again.", problem: "No task 'task_1'." };
+  assert.deepEqual(describeNote(meta, null), { cause: "", cure: meta.problem, isAlert: true });
+});
