@@ -105,6 +105,11 @@ def test_models_answer_side_by_side_are_told_apart_and_voted_for(open_notebook: 
     beside.locator(".longtask-rendered", has_text="until a worker").wait_for()
     page.keyboard.press("Escape")
     beside.wait_for(state="hidden")
+    first.get_by_role("button", name="Open large, prompt 0").click()
+    beside.get_by_role("button", name="Close").click()
+    beside.wait_for(state="hidden")
+    focus = page.evaluate("document.activeElement.getAttribute('aria-label')")
+    assert focus == "Open large, prompt 0"
     assert notebook.errors == []
 
 

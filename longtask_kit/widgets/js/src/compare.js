@@ -102,6 +102,13 @@ function createView(el, state, send) {
     parts.after.disabled = isLost || last >= total;
   }
 
+  /** Close the card; who had the focus in it has it on what opened it. */
+  function close() {
+    const opener = parts.list.querySelector(".longtask-under > :last-child[aria-pressed=true]");
+    send({ t: "close" });
+    if (parts.beside.contains(document.activeElement)) (opener ?? parts.scroller).focus({ preventScroll: true });
+  }
+
   function drawModels(models) {
     const now = JSON.stringify(models);
     if (now === drawnModels) return;
@@ -114,11 +121,11 @@ function createView(el, state, send) {
 
   parts.before.addEventListener("click", () => turn(-state.facts.pageSize));
   parts.after.addEventListener("click", () => turn(state.facts.pageSize));
-  parts.close.addEventListener("click", () => send({ t: "close" }));
+  parts.close.addEventListener("click", close);
   parts.group.addEventListener("keydown", (event) => {
     if (event.key !== "Escape" || !state.facts?.open) return;
     event.stopPropagation();
-    send({ t: "close" });
+    close();
   });
   return view;
 }
@@ -136,7 +143,7 @@ function buildBody() {
   const beside = make("div", { class: "longtask-beside", role: "region", "aria-label": "The chosen answer" }, close, card);
   const foot = make("div", { class: "longtask-foot" }, pager);
   const group = make("section", { class: "longtask-card longtask-group longtask-compare", "aria-label": "Comparison" }, scroller, beside, foot);
-  return { models, list, scroller, before, after, place, pager, close, card, foot, group };
+  return { models, list, scroller, before, after, place, pager, close, card, beside, foot, group };
 }
 
 /** A prompt with its answers. */

@@ -6,7 +6,7 @@ import { makeFigures } from "./figures.js";
 import { createFilters } from "./filters.js";
 import { createListView } from "./listview.js";
 import { makeLiveWidget } from "./live.js";
-import { askOnce, createSide } from "./side.js";
+import { askOnce, createSide, takeBack } from "./side.js";
 import { createTable } from "./table.js";
 
 const STAGES = ["running", "waiting", "failed", "done"];
@@ -29,6 +29,7 @@ function createView(el, state, send) {
   const parts = buildParts(table, side, filters);
   el.append(parts.root);
   let drawnFigures = "";
+  let drawnOpen = null;
   const view = Object.assign(createListView({ parts, table, query, state, send, draw }), { hasAges: true });
 
   function draw(facts, isLost) {
@@ -47,6 +48,8 @@ function createView(el, state, send) {
     drawGroup(table.held?.group, isLost);
     parts.empty.hidden = (table.held?.total ?? 0) > 0;
     setText(parts.empty, query.stage || query.word || query.group ? "No task matches." : "No tasks yet: kit.submit(…), kit.map(…).");
+    if (drawnOpen !== facts.open) takeBack(parts.drop); // it asked of another task
+    drawnOpen = facts.open;
     table.draw(([id]) => id === facts.open);
     side.draw(facts.side);
   }
@@ -82,6 +85,12 @@ function createView(el, state, send) {
     view.ask({ group, stage: "", word: "" });
   }
 
+  function remove() {
+    send({ t: "delete", id: state.facts.open });
+    table.focus(); // the card goes, and with it the button
+    view.draw();
+  }
+
   function find(taskId) {
     filters.reset(taskId);
     view.ask({ word: taskId, stage: "", group: "" });
@@ -97,7 +106,7 @@ function createView(el, state, send) {
   parts.back.addEventListener("click", () => openGroup(""));
   parts.groupRetry.addEventListener("click", () => send({ t: "retry", id: query.group }));
   parts.groupCancel.addEventListener("click", () => send({ t: "cancel", id: query.group }));
-  parts.drop.addEventListener("click", () => askOnce(parts.drop, "Delete for good?", () => send({ t: "delete", id: state.facts.open })));
+  parts.drop.addEventListener("click", () => askOnce(parts.drop, "Delete for good?", remove));
   parts.close.addEventListener("click", view.close);
   return view;
 }

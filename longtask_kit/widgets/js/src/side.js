@@ -75,16 +75,18 @@ function drawLimit([model, share, words, waits]) {
 
 /** Ask on the button itself, for a while; the second click does it. */
 export function askOnce(asking, question, act) {
-  if (asking.dataset.label) {
-    clearTimeout(Number(asking.dataset.until));
-    asking.textContent = asking.dataset.label;
-    delete asking.dataset.label;
-    return act();
-  }
+  if (takeBack(asking)) return act();
   asking.dataset.label = asking.textContent;
   asking.textContent = question;
-  asking.dataset.until = setTimeout(() => {
-    asking.textContent = asking.dataset.label ?? asking.textContent;
-    delete asking.dataset.label;
-  }, 5000);
+  asking.dataset.until = setTimeout(() => takeBack(asking), 5000);
+}
+
+/** Take back what a button asks, as when it was asked of something else; whether it did ask. */
+export function takeBack(asking) {
+  const { label, until } = asking.dataset;
+  if (!label) return false;
+  clearTimeout(Number(until));
+  asking.textContent = label;
+  delete asking.dataset.label;
+  return true;
 }
