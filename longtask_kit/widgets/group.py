@@ -103,6 +103,7 @@ class GroupOutput(LiveOutput):
         if task._spec is not None or task._record is not None:
             self._show(task)
         else:
+            self.card = None  # that of the row before, whose buttons would be taken for this one's
             self._start(lambda: self._read_and_show(task))
 
     async def _read_and_show(self, task: Task) -> None:

@@ -299,6 +299,10 @@ def test_a_row_opens_its_card_and_another_one_in_its_place(kit: lt.Kit) -> None:
     wait_until(lambda: other.output.card)
     assert other.output.card is not None
     assert other.output.card._meta["maxTokens"] == 20, "in another kernel, too"
+    kit.attach(task_ids[1]).delete()
+    other.say("open", id=task_ids[1])
+    wait_until(lambda: task_ids[1] in other.output._notice)
+    assert other.output.card is None, "not that of another row"
 
 
 def test_failed_rows_are_run_again_and_the_rest_is_cancelled(kit: lt.Kit) -> None:
