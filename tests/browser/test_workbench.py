@@ -92,6 +92,32 @@ def test_a_conversation_goes_on_is_edited_and_asked_of_another_model(open_notebo
 
 
 @pytest.mark.thorough
+def test_words_that_are_not_asked_yet_are_kept(open_notebook: Open) -> None:
+    notebook = open_panel(open_notebook, model="demo-fast", prompt="")
+    panel = notebook.output(1).locator(".longtask-panel")
+    panel.get_by_role("button", name="Chat").click()
+    field = panel.locator(".longtask-field-prompt textarea")
+    for model, prompt in (("demo-fast", "Explain tides"), ("demo@1", "And ledgers?")):
+        panel.get_by_role("combobox", name="Model", exact=True).fill(model)
+        field.fill(prompt)
+        field.press("Control+Enter")
+        panel.locator(".longtask-output").nth(int(model == "demo@1")).wait_for()
+        panel.locator('.longtask-output[data-status="completed"]').first.wait_for()
+    edit, edited = panel.get_by_role("button", name="Edit").first, panel.get_by_label("Ask in")
+    edit.click()
+    edited.first.fill("Explain rivers")
+    edited.first.press("Control+Enter")
+    panel.get_by_role("alert").get_by_text("still under way").wait_for()
+    edit.click()
+    assert edited.first.input_value() == "Explain rivers"
+    edited.first.press("Escape")
+    edit.click()
+    assert edited.first.input_value() == "Explain tides", "it was left"
+    notebook.run_code("panel.cancel()")
+    assert notebook.errors == []
+
+
+@pytest.mark.thorough
 def test_the_model_picker_says_what_each_is_and_takes_any_name(open_notebook: Open) -> None:
     notebook = open_panel(open_notebook, model="demo", prompt="Explain tides")
     picker = notebook.output(1).get_by_role("combobox", name="Model", exact=True)

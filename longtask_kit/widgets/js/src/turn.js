@@ -11,27 +11,34 @@ function render({ model, el }) {
     find: () => said().models ?? [],
     pick: (name) => model.send({ t: "again", model: name }),
   });
+  let draft = null; // what was sent: an answer comes as another turn, and a refusal leaves this one
+  let drawnId = "";
   const edit = (isEdited) => {
     parts.edit.hidden = !isEdited;
     parts.me.hidden = isEdited;
     if (isEdited) {
-      parts.field.value = said().prompt ?? "";
+      parts.field.value = draft ?? said().prompt ?? "";
       parts.field.focus();
     } else parts.change.focus();
   };
   const send = () => {
+    draft = parts.field.value;
     edit(false);
-    model.send({ t: "edit", prompt: parts.field.value });
+    model.send({ t: "edit", prompt: draft });
+  };
+  const leave = () => {
+    draft = null;
+    edit(false);
   };
   parts.again.addEventListener("click", () => model.send({ t: "again" }));
   parts.other.addEventListener("click", () => choices.toggle());
   parts.goOn.addEventListener("click", () => model.send({ t: "continue" }));
   parts.change.addEventListener("click", () => edit(true));
   parts.send.addEventListener("click", send);
-  parts.leave.addEventListener("click", () => edit(false));
+  parts.leave.addEventListener("click", leave);
   parts.edit.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) send();
-    else if (event.key === "Escape" && !event.shiftKey) edit(false);
+    else if (event.key === "Escape" && !event.shiftKey) leave();
     else return;
     event.preventDefault();
     event.stopPropagation(); // JupyterLab would run the cell
@@ -39,6 +46,10 @@ function render({ model, el }) {
 
   function draw() {
     const { prompt = "", before = [], taskId, isTalk, isActive, models = [] } = said();
+    if (taskId !== drawnId) {
+      [drawnId, draft] = [taskId, null]; // what was being written is of another task
+      [parts.edit.hidden, parts.me.hidden] = [true, false];
+    }
     parts.turn.hidden = !taskId;
     parts.turn.classList.toggle("is-talk", Boolean(isTalk));
     setText(parts.prompt, prompt);
