@@ -34,13 +34,15 @@ export async function copyText(text, label) {
   try {
     await navigator.clipboard.writeText(text);
   } catch {
-    // No permission, or no secure context: the old way.
+    // No permission, or no secure context: the old way, which takes the focus.
+    const { activeElement } = document;
     const area = make("textarea", { style: "position:fixed;opacity:0" });
     area.value = text;
     document.body.append(area);
     area.select();
     document.execCommand("copy");
     area.remove();
+    activeElement?.focus({ preventScroll: true });
   }
   const before = label.dataset.label ?? label.textContent;
   label.dataset.label = before;

@@ -20,7 +20,7 @@ export function buildHead(send, ...tools) {
   };
   parts.cancel.classList.add("is-main");
   parts.id.classList.add("longtask-id");
-  parts.id.addEventListener("click", () => copyText(parts.id.textContent, parts.id));
+  parts.id.addEventListener("click", () => copyText(parts.id.dataset.label ?? parts.id.textContent, parts.id)); // not "Copied"
   for (const part of [parts.retry, parts.csv, parts.cancel, parts.note]) part.hidden = true;
   const dot = make("i", { class: "longtask-dot", "aria-hidden": "true" });
   parts.head = make("div", { class: "longtask-head" },
