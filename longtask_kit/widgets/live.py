@@ -6,6 +6,7 @@ a second at most, and only what has changed. What no view shows is not read: Red
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from longtask_kit.client.door import Door
     from longtask_kit.client.task import Task
     from longtask_kit.client.watch import Watch
+
+logger = logging.getLogger(__name__)
 
 _DRAW_S = 0.25
 _ALIVE_S = 60.0  # a view that was not heard of for so long is not read for
@@ -151,6 +154,9 @@ class LiveOutput(anywidget.AnyWidget):
                 await work()
             except LongTaskError as exc:
                 self._tell(str(exc))
+            except Exception as exc:  # nobody else has it: what is awaited here, nobody awaits
+                logger.exception("what a button asked for failed")
+                self._tell(f"{type(exc).__name__}: {exc}")
 
         self._tell("")
         try:

@@ -231,3 +231,12 @@ def test_without_widgets_it_is_printed(kit: lt.Kit, capsys: pytest.CaptureFixtur
     board._ipython_display_()
     assert capsys.readouterr().out.startswith("dashboard: ")
     assert repr(board).startswith("<Dashboard ")
+
+
+def test_a_fault_in_what_a_button_asked_for_is_told_and_logged(
+    kit: lt.Kit, caplog: pytest.LogCaptureFixture
+) -> None:
+    page = Page(kit)
+    page.say("letter-delete", id="\ud800")  # which no page sends, and no request can carry
+    wait_until(lambda: "UnicodeEncodeError" in page.output._notice)
+    assert "what a button asked for failed" in caplog.text
