@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Literal
 
-from longtask_kit.client.frame import make_columns, make_frame
+from longtask_kit.client.frame import make_columns, make_frame, read_origin
 from longtask_kit.client.group_options import check_budget
 from longtask_kit.client.group_votes import GroupVotes, list_shares
 from longtask_kit.client.group_watch import STAGES, GroupWatch, describe_error, is_over
@@ -59,7 +59,7 @@ class TaskGroup(GroupVotes):
         self.id = record.group_id
         self.name = record.name
         self._door = door
-        self._source = source  # the frame, so that one of its kind is given back
+        self._origin = read_origin(source)  # so that a frame of its kind is given back
         self._schema = schema
         self._tasks: dict[str, Task] = {}
         self._texts: dict[str, str] = {}
@@ -200,7 +200,7 @@ class TaskGroup(GroupVotes):
             ConfigError: There is no pandas.
         """
         rows = self._samples * (len(self.models) or 1)  # of each that was given
-        return make_frame(self._source, self._list_columns(), samples=rows)
+        return make_frame(self._origin, self._list_columns(), samples=rows)
 
     def _list_columns(self) -> dict[str, list[Any]]:
         """Return the columns of `to_frame`, by their names."""
