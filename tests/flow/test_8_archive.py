@@ -32,10 +32,10 @@ class Colour(BaseModel):
 
 @lt.handler(version="2")
 async def answer(context: lt.TaskContext) -> AsyncIterator[Any]:
-    """Say all that can be said, and count who asks; `boom` fails."""
+    """Say all that can be said, and count who asks; `boom` fails, `once` at first."""
     prompt = context.spec.prompt
     calls[prompt] += 1
-    if prompt.startswith("boom"):
+    if prompt.startswith("boom") or (prompt.startswith("once") and calls[prompt] == 1):
         raise lt.NonRetryableError("out of order", code="broken")
     yield lt.Delta("reasoning", "hm")
     yield lt.Progress(done=1, total=2)
@@ -146,6 +146,20 @@ def test_an_answer_that_is_there_stands_and_one_that_is_not_comes_in_its_place(
     other.import_archive(tmp_path / "runs.db")
     assert ask(other, ["stands"])._record.rows == group._record.rows[:1]
     assert calls["stands"] == 2
+
+
+def test_what_failed_and_is_retried_where_it_came_to_is_not_asked_again(
+    kit: lt.Kit, other: lt.Kit, tmp_path: Path
+) -> None:
+    group = ask(kit, ["once more"])
+    group.results(30, errors="return")
+    kit.export_archive(tmp_path / "runs.db", group)
+    [imported] = other.import_archive(tmp_path / "runs.db")
+    assert imported.retry_failed() == 1
+    assert imported.results(30) == ["once more !"]
+    again = ask(other, ["once more"])
+    assert (again.results(30), again._record.rows) == (["once more !"], group._record.rows)
+    assert calls == {"once more": 2}, "once there, once here"
 
 
 def test_a_group_that_is_there_stands(kit: lt.Kit, tmp_path: Path) -> None:
