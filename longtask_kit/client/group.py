@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from longtask_kit.client.frame import make_columns, make_frame, read_origin
 from longtask_kit.client.group_options import check_budget
-from longtask_kit.client.group_votes import GroupVotes, list_shares
+from longtask_kit.client.group_votes import GroupVotes, list_shares, read_prompt
 from longtask_kit.client.group_watch import STAGES, GroupWatch, describe_error, is_over
 from longtask_kit.client.task import Task
 from longtask_kit.errors import (
@@ -87,10 +87,10 @@ class TaskGroup(GroupVotes):
 
     @property
     def rows(self) -> list[Any]:
-        """The rows as they were given; in another kernel what each task was asked."""
+        """The rows as they were given; in another kernel what each task that is there was asked."""
         if self._rows is not None:
             return [row.cells for row in self._rows for _ in range(self._samples)]
-        asked = [task and task.prompt for task in self.tasks]
+        asked = [task and read_prompt(task) for task in self.tasks]
         if not (models := self.models):
             return asked
         return [{"prompt": p, "model": models[at % len(models)]} for at, p in enumerate(asked)]
