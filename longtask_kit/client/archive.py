@@ -29,7 +29,7 @@ _TABLES = (".jsonl", ".csv", ".parquet")
 
 def is_archive(path: Path) -> bool:
     """Tell whether a file of this name is an archive: the others are tables of rows."""
-    return path.suffix not in _TABLES
+    return path.suffix.lower() not in _TABLES
 
 
 def export_groups(
@@ -66,9 +66,9 @@ def export_groups(
 
 def _export_table(path: Path, group: TaskGroup) -> int:
     try:
-        if path.suffix in (".jsonl", ".csv"):
+        if (kind := path.suffix.lower()) in (".jsonl", ".csv"):
             columns = group._list_columns()
-            is_csv = path.suffix == ".csv"
+            is_csv = kind == ".csv"
             text = write_csv(columns) if is_csv else "".join(write_json_lines(columns))
             path.write_text(text, encoding="utf-8", newline="")
             return len(group)

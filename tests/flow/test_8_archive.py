@@ -232,8 +232,9 @@ def test_any_tool_reads_it(kit: lt.Kit, tmp_path: Path) -> None:
 def test_rows_go_into_tables(kit: lt.Kit, tmp_path: Path, library: Any) -> None:  # noqa: ANN401
     group = kit.map(library.DataFrame({"text": ["a", "b"]}), "{text}", handler="answer")
     group.results(30)
-    for kind in ("jsonl", "csv", "parquet"):
+    for kind in ("jsonl", "csv", "parquet", "CSV"):
         kit.export_archive(tmp_path / f"rows.{kind}", group)
+    assert list(pd.read_csv(tmp_path / "rows.CSV")["text"]) == ["a", "b"]
     lines = (tmp_path / "rows.jsonl").read_text().splitlines()
     assert [json.loads(line)["answer"] for line in lines] == ["a !", "b !"]
     assert list(pd.read_csv(tmp_path / "rows.csv")["answer"]) == ["a !", "b !"]
