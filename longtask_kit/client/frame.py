@@ -122,11 +122,7 @@ def make_frame(origin: Origin, columns: Mapping[str, list[Any]], *, samples: int
         ConfigError: Neither library is there.
     """
     if origin.is_polars:
-        import polars
-
-        plain = {name: list(map(make_plain, values)) for name, values in columns.items()}
-        typed = {name: kind for name, kind in origin.dtypes.items() if name in plain}
-        return polars.DataFrame(plain, schema_overrides=typed, strict=False)
+        return _make_polars(origin, columns)
     try:
         import pandas
     except ImportError as exc:
@@ -143,11 +139,25 @@ def make_frame(origin: Origin, columns: Mapping[str, list[Any]], *, samples: int
             continue
         known = getattr(kind, "categories", None)
         if known is not None and not frame[name].dropna().isin(known).all():
-            continue  # a prompt of a comparison in other words is of no category
+            continue
         # A whole number beyond 2**53 would not be the same in a column that pandas guessed.
         with contextlib.suppress(TypeError, ValueError):
             frame[name] = pandas.Series(columns[name], index=frame.index, dtype=kind)
     return frame
+
+
+def _make_polars(origin: Origin, columns: Mapping[str, list[Any]]) -> Any:  # noqa: ANN401 - a frame
+    import polars
+
+    plain = {name: list(map(make_plain, values)) for name, values in columns.items()}
+    typed = {name: kind for name, kind in origin.dtypes.items() if name in plain}
+    frame = polars.DataFrame(plain, schema_overrides=typed, strict=False)
+    missing = {name: sum(value is None for value in plain[name]) for name in typed}
+    kept = {name: kind for name, kind in typed.items() if frame[name].null_count() == missing[name]}
+    if len(kept) == len(typed):
+        return frame
+    # A prompt of a comparison in other words is of no category: it is kept, not the type.
+    return polars.DataFrame(plain, schema_overrides=kept, strict=False)
 
 
 def make_plain(value: Any) -> Any:  # noqa: ANN401

@@ -54,9 +54,10 @@ def test_columns_keep_their_types_and_rows_their_labels() -> None:
     assert put_back(POLARS).schema == POLARS.schema
 
 
-def test_a_value_that_is_no_category_any_more_is_kept() -> None:
+@pytest.mark.parametrize("source", [PANDAS, POLARS], ids=["pandas", "polars"])
+def test_a_value_that_is_no_category_any_more_is_kept(source: Any) -> None:  # noqa: ANN401
     """In a comparison a prompt is asked in other words."""
-    frame = make_frame(read_origin(PANDAS), {"kind": ["u", "in other words"]})
+    frame = make_frame(read_origin(source), {"kind": ["u", "in other words"]})
     assert list(frame["kind"]) == ["u", "in other words"]
 
 
