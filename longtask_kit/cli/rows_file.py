@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from longtask_kit.client.frame import write_csv
+from longtask_kit.client.frame import write_csv, write_json_lines
 from longtask_kit.errors import ConfigError, SubmitError
 
 if TYPE_CHECKING:
@@ -56,7 +56,9 @@ def check_out(path: Path) -> None:
 
 def write_rows_file(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
     """Write answers, whole or not at all: what stood there before stays until then."""
-    text = write_csv(columns) if path.suffix.lower() == ".csv" else "".join(write_lines(columns))
+    text = (
+        write_csv(columns) if path.suffix.lower() == ".csv" else "".join(write_json_lines(columns))
+    )
     draft = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
     try:
         draft.write_text(text, encoding="utf-8", newline="")
@@ -66,14 +68,6 @@ def write_rows_file(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
         raise ConfigError(
             f"{path} can't be written: {exc}. The answers stay in the group."
         ) from exc
-
-
-def write_lines(columns: Mapping[str, Sequence[Any]]) -> list[str]:
-    """Return a line of JSON for each row; what JSON lacks is as `str` has it."""
-    return [
-        json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False, default=str) + "\n"
-        for row in zip(*columns.values(), strict=True)
-    ]
 
 
 def _read_json(path: Path, number: int, line: str) -> Any:  # noqa: ANN401

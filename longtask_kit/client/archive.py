@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import TYPE_CHECKING, Any
 
 from longtask_kit.client.archive_file import open_archive
+from longtask_kit.client.frame import make_plain, write_csv, write_json_lines
 from longtask_kit.errors import ConfigError, StreamExpiredError
 from longtask_kit.log.archive import Archived
 from longtask_kit.log.keys import is_group_id, is_task_id
@@ -29,7 +29,7 @@ _TABLES = (".jsonl", ".csv", ".parquet")
 
 def is_archive(path: Path) -> bool:
     """Tell whether a file of this name is an archive: the others are tables of rows."""
-    return path.suffix not in _TABLES
+    return path.suffix.lower() not in _TABLES
 
 
 def export_groups(
@@ -66,20 +66,20 @@ def export_groups(
 
 def _export_table(path: Path, group: TaskGroup) -> int:
     try:
-        if path.suffix == ".jsonl":
+        if (kind := path.suffix.lower()) in (".jsonl", ".csv"):
             columns = group._list_columns()
-            rows = (
-                dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
-            )
-            lines = [json.dumps(row, ensure_ascii=False, default=str) for row in rows]
-            path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-            return len(lines)
+            is_csv = kind == ".csv"
+            text = write_csv(columns) if is_csv else "".join(write_json_lines(columns))
+            path.write_text(text, encoding="utf-8", newline="")
+            return len(group)
         frame = group.to_frame()
-        kind = path.suffix.removeprefix(".")
-        if hasattr(frame, f"write_{kind}"):  # of polars
-            getattr(frame, f"write_{kind}")(path)
+        if hasattr(frame, "write_parquet"):  # of polars
+            frame.write_parquet(path)
         else:
-            getattr(frame, f"to_{kind}")(path, **({"index": False} if kind == "csv" else {}))
+            for name, kind in frame.dtypes.items():
+                if str(kind) == "object":
+                    frame[name] = frame[name].map(make_plain)
+            frame.to_parquet(path)
         return len(frame)
     except (OSError, ImportError, ValueError, TypeError) as exc:
         raise ConfigError(f"{str(path)!r} could not be written: {exc}") from exc

@@ -12,6 +12,7 @@ import sqlite3
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from longtask_kit.client.frame import make_json
 from longtask_kit.errors import ConfigError
 from longtask_kit.log.archive import Archived
 from longtask_kit.log.events import Cursor, TaskEvent, Usage
@@ -114,7 +115,7 @@ class ArchiveFile:
             (group.group_id, group.name, _dump(options), group.created.isoformat()),
         )
         self._db.execute("DELETE FROM group_rows WHERE group_id = ?", (group.group_id,))
-        told = [None] * len(group.rows) if cells is None else [_dump(cell) for cell in cells]
+        told = [None] * len(group.rows) if cells is None else [_dump(make_json(c)) for c in cells]
         rows = zip(group.rows, told, strict=True)
         self._db.executemany(
             "INSERT INTO group_rows VALUES (?, ?, ?, ?)",

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import json
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import BaseModel
+
+from longtask_kit.client.rows import is_empty
 from longtask_kit.errors import ConfigError
 
 
@@ -35,25 +42,87 @@ def write_csv(columns: Mapping[str, Sequence[Any]]) -> str:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
+    for row in zip(*columns.values(), strict=True):
+        cells = map(make_json, row)
+        writer.writerow([to_json(c) if isinstance(c, dict | list) else c for c in cells])
     return text.getvalue()
 
 
-def make_frame(source: object, columns: Mapping[str, list[Any]], *, samples: int = 1) -> Any:  # noqa: ANN401 - of pandas or polars
-    """Return columns as a frame.
+def write_json_lines(columns: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Return a line of JSON for each row; what JSON lacks is as `str` has it, NaN is null."""
+    return [
+        to_json(make_json(dict(zip(columns, row, strict=True)))) + "\n"
+        for row in zip(*columns.values(), strict=True)
+    ]
+
+
+def to_json(value: object) -> str:
+    """Return what `make_json` made as text."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def make_json(value: Any) -> Any:  # noqa: ANN401
+    """Return a cell without what JSON has no word for, at any depth."""
+    value = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    if hasattr(value, "tolist"):  # of numpy: a number, or an array
+        value = value.tolist()
+    match value:
+        case Mapping():
+            return {str(name): make_json(item) for name, item in value.items()}
+        case list() | tuple():
+            return [make_json(item) for item in value]
+        case float() if not math.isfinite(value):
+            return None
+        case str():
+            return value
+    return None if is_empty(value) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a frame is made like: what was mapped, as it was then.
+
+    The frame itself is not held: whoever mapped it may sort it in place, or drop rows.
+
+    Attributes:
+        is_polars: Else it is pandas', or no frame.
+        labels: The index of a frame or series of pandas; None where there is none.
+        dtypes: Of its columns by name.
+    """
+
+    is_polars: bool = False
+    labels: Any = None
+    dtypes: Mapping[Any, Any] = field(default_factory=dict)
+
+
+def read_origin(source: object) -> Origin:
+    """Return what to make a frame like.
 
     Args:
         source: What was mapped: a frame or series of pandas or polars, or something else.
+    """
+    is_polars = type(source).__module__.split(".")[0] == "polars"
+    labels = None if is_polars or not hasattr(source, "iloc") else getattr(source, "index", None)
+    if (is_polars or labels is not None) and hasattr(source, "columns"):
+        kinds = source.dtypes if is_polars else list(source.dtypes)  # type: ignore[attr-defined]
+        return Origin(is_polars, labels, dict(zip(source.columns, kinds, strict=True)))
+    dtype = getattr(source, "dtype", None) if is_polars or labels is not None else None
+    return Origin(is_polars, labels, {} if dtype is None else {"row": dtype})
+
+
+def make_frame(origin: Origin, columns: Mapping[str, list[Any]], *, samples: int = 1) -> Any:  # noqa: ANN401 - of pandas or polars
+    """Return columns as a frame, those of the rows typed as they were.
+
+    Args:
+        origin: Of what was mapped.
         columns: As `make_columns` made them.
         samples: Answers a row.
 
     Raises:
         ConfigError: Neither library is there.
     """
-    if type(source).__module__.split(".")[0] == "polars":
-        import polars
-
-        return polars.DataFrame(columns, strict=False)
+    if origin.is_polars:
+        return _make_polars(origin, columns)
     try:
         import pandas
     except ImportError as exc:
@@ -61,10 +130,39 @@ def make_frame(source: object, columns: Mapping[str, list[Any]], *, samples: int
             'to_frame() needs pandas: pip install "pandas>=2.2". Without it group.results() and '
             "group.errors have the same, row by row."
         ) from exc
-    labels = getattr(source, "index", None)
-    if labels is None or callable(labels):
-        return pandas.DataFrame(columns)
-    return pandas.DataFrame(columns, index=labels.repeat(samples) if samples > 1 else labels)
+    labels = origin.labels
+    if labels is not None and samples > 1:
+        labels = labels.repeat(samples)
+    frame = pandas.DataFrame(columns, index=labels)
+    for name, kind in origin.dtypes.items():
+        if name not in columns or frame[name].dtype == kind:
+            continue
+        known = getattr(kind, "categories", None)
+        if known is not None and not frame[name].dropna().isin(known).all():
+            continue
+        # A whole number beyond 2**53 would not be the same in a column that pandas guessed.
+        with contextlib.suppress(TypeError, ValueError):
+            frame[name] = pandas.Series(columns[name], index=frame.index, dtype=kind)
+    return frame
+
+
+def _make_polars(origin: Origin, columns: Mapping[str, list[Any]]) -> Any:  # noqa: ANN401 - a frame
+    import polars
+
+    plain = {name: list(map(make_plain, values)) for name, values in columns.items()}
+    typed = {name: kind for name, kind in origin.dtypes.items() if name in plain}
+    frame = polars.DataFrame(plain, schema_overrides=typed, strict=False)
+    missing = {name: sum(value is None for value in plain[name]) for name in typed}
+    kept = {name: kind for name, kind in typed.items() if frame[name].null_count() == missing[name]}
+    if len(kept) == len(typed):
+        return frame
+    # A prompt of a comparison in other words is of no category: it is kept, not the type.
+    return polars.DataFrame(plain, schema_overrides=kept, strict=False)
+
+
+def make_plain(value: Any) -> Any:  # noqa: ANN401
+    """Return an answer as what any library can hold: of a model its fields."""
+    return value.model_dump() if isinstance(value, BaseModel) else value
 
 
 def _free(name: str, taken: Mapping[str, Any]) -> str:

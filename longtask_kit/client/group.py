@@ -6,9 +6,9 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Literal
 
-from longtask_kit.client.frame import make_columns, make_frame
+from longtask_kit.client.frame import make_columns, make_frame, read_origin
 from longtask_kit.client.group_options import check_budget
-from longtask_kit.client.group_votes import GroupVotes, list_shares
+from longtask_kit.client.group_votes import GroupVotes, list_shares, read_prompt
 from longtask_kit.client.group_watch import STAGES, GroupWatch, describe_error, is_over
 from longtask_kit.client.task import Task
 from longtask_kit.errors import (
@@ -59,7 +59,7 @@ class TaskGroup(GroupVotes):
         self.id = record.group_id
         self.name = record.name
         self._door = door
-        self._source = source  # the frame, so that one of its kind is given back
+        self._origin = read_origin(source)  # so that a frame of its kind is given back
         self._schema = schema
         self._tasks: dict[str, Task] = {}
         self._texts: dict[str, str] = {}
@@ -87,10 +87,10 @@ class TaskGroup(GroupVotes):
 
     @property
     def rows(self) -> list[Any]:
-        """The rows as they were given; in another kernel what each task was asked."""
+        """The rows as they were given; in another kernel what each task that is there was asked."""
         if self._rows is not None:
             return [row.cells for row in self._rows for _ in range(self._samples)]
-        asked = [task and task.prompt for task in self.tasks]
+        asked = [task and read_prompt(task) for task in self.tasks]
         if not (models := self.models):
             return asked
         return [{"prompt": p, "model": models[at % len(models)]} for at, p in enumerate(asked)]
@@ -200,7 +200,7 @@ class TaskGroup(GroupVotes):
             ConfigError: There is no pandas.
         """
         rows = self._samples * (len(self.models) or 1)  # of each that was given
-        return make_frame(self._source, self._list_columns(), samples=rows)
+        return make_frame(self._origin, self._list_columns(), samples=rows)
 
     def _list_columns(self) -> dict[str, list[Any]]:
         """Return the columns of `to_frame`, by their names."""

@@ -9,7 +9,7 @@ from longtask_kit.cassettes import is_replayed
 from longtask_kit.client.group_shown import GroupShown
 from longtask_kit.client.prices import count_cost
 from longtask_kit.client.rows import Row
-from longtask_kit.errors import ConfigError
+from longtask_kit.errors import ConfigError, StreamExpiredError
 from longtask_kit.log.groups import TIE
 from longtask_kit.submit.asked import DEFAULT_TTL_S, Asked, Place
 from longtask_kit.submit.spec import TaskSpec
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from longtask_kit.client.door import Door
     from longtask_kit.client.group_watch import GroupWatch
     from longtask_kit.client.prices import Price
+    from longtask_kit.client.task import Task
     from longtask_kit.log.events import Usage
     from longtask_kit.log.groups import GroupRecord
 
@@ -141,6 +142,14 @@ class GroupVotes(GroupShown):
         if find_key(tasks) == "":
             raise ConfigError(f"Prompt {prompt} was left out: it was empty.")
         return tasks
+
+
+def read_prompt(task: Task) -> str | None:
+    """Return what a task was asked; None where it is not there any more: others' rows are."""
+    try:
+        return task.prompt
+    except StreamExpiredError:
+        return None
 
 
 def find_key(tasks: Sequence[str | None]) -> str:

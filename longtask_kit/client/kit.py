@@ -244,8 +244,8 @@ class Kit(CassetteCalls, CompareCalls, KitShown):
         """Write groups into a file that outlives every service, their rows, answers and facts.
 
         One SQLite file that any tool reads (README, "An archive", has the schema); what it holds
-        already stays. Or a table of one group's rows: `.jsonl`, and `.csv` or `.parquet` where
-        pandas or polars is there.
+        already stays. Or a table of one group's rows: `.jsonl`, `.csv`, and `.parquet` where pandas
+        or polars is there.
 
         Args:
             path: Its name says which it is: all but these three endings is SQLite.

@@ -129,7 +129,8 @@ def _read_row(
 
 
 def _place(row: Row) -> str:
-    return f"Row {row.position}" + ("" if row.label == row.position else f" ({row.label!r:.40})")
+    is_own = repr(row.label) != str(row.position)  # pandas.NA can't say what it equals
+    return f"Row {row.position}" + (f" ({row.label!r:.40})" if is_own else "")
 
 
 def _describe_empty(cells: object, template: Template | None) -> str:
@@ -180,8 +181,10 @@ def _call(template: Callable[[Any], object], cells: object) -> object:
 def _fill(template: str, cells: object) -> dict[str, Any] | None:
     fields = _find_fields(template)
     named = cells if isinstance(cells, Mapping) else {}
-    given = [named.get(name) if name else cells for name in fields]
-    unknown = [name for name in fields if name and name not in named]
+    # A frame without a header has columns 0, 1, …: {0} is the first of them.
+    numbered = [number for number in fields if isinstance(number, int) and number in named]
+    given = [named.get(name) if name in named else cells for name in fields]
+    unknown = [name for name in fields if isinstance(name, str) and name and name not in named]
     if unknown:
         has = _name(named) if named else "none: it is " + _show(cells)
         raise SubmitError(f"the template asks for {{{unknown[0]}}}; the row's fields are {has}.")
@@ -190,19 +193,20 @@ def _fill(template: str, cells: object) -> dict[str, Any] | None:
     if any(is_empty(value) for value in given):
         return None
     try:
-        return {"prompt": string.Formatter().vformat(template, [cells] * len(fields), named)}
+        positional: Any = named if numbered else [cells] * len(fields)
+        return {"prompt": string.Formatter().vformat(template, positional, named)}
     except Exception as exc:
         raise SubmitError(f"the template: {type(exc).__name__}: {exc}.") from exc
 
 
-def _find_fields(template: str) -> list[str]:
-    """Return the names a template asks for, "" for `{}`."""
+def _find_fields(template: str) -> list[str | int]:
+    """Return the names a template asks for, "" for `{}`, a number for `{0}`."""
     try:
         found = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
     except ValueError as exc:
         raise SubmitError(f"The template: {exc}; a brace of the text is written twice.") from exc
     names = [name.replace("[", ".").split(".")[0] for name in found]
-    return ["" if name.isdigit() else name for name in names]
+    return [int(name) if name.isdecimal() else name for name in names]
 
 
 def is_empty(value: object) -> bool:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 async def restore(
     store: ManyStore, tasks: Sequence[Archived], groups: Sequence[GroupRecord], *, ttl_s: int
 ) -> int:
-    """Write records and logs, lead contents to those that completed, and write the groups.
+    """Write records and logs, lead contents to their tasks, and write the groups.
 
     Each step can be made again, and what is here already stands: a content that has an answer, or
     may still get one, keeps its own task.
@@ -36,7 +36,12 @@ async def restore(
     # Records before pointers: who meets a pointer without a record would ask the same again.
     new = await store.restore_many(named, ttl_s=ttl_s)
     answers = {name: task.task_id for task, name in named if task.status == "completed"}
+    # One that failed can be retried: whoever asks the same then finds its answer, or retries it.
+    failed = {name: task.task_id for task, name in named if task.status == "failed"}
     await _claim(store, answers, now_ms=now_ms)
+    await store.groups.claim(
+        {name: task_id for name, task_id in failed.items() if name not in answers}, now_ms=now_ms
+    )
     for group in groups:
         if await store.groups.read(group.group_id) is not None:
             continue

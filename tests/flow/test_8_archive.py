@@ -1,6 +1,7 @@
 """Stage 8: groups in a file that outlives every service, and back."""
 
 import asyncio
+import contextlib
 import json
 import sqlite3
 from collections import Counter
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 import pandas as pd
 import polars as pl
 import pytest
+from pydantic import BaseModel
 
 import longtask_kit as lt
 from longtask_kit.log.events import START
@@ -24,12 +26,16 @@ T = TypeVar("T")
 calls: Counter[str] = Counter()
 
 
+class Colour(BaseModel):
+    name: str
+
+
 @lt.handler(version="2")
 async def answer(context: lt.TaskContext) -> AsyncIterator[Any]:
-    """Say all that can be said, and count who asks; `boom` fails."""
+    """Say all that can be said, and count who asks; `boom` fails, `once` at first."""
     prompt = context.spec.prompt
     calls[prompt] += 1
-    if prompt.startswith("boom"):
+    if prompt.startswith("boom") or (prompt.startswith("once") and calls[prompt] == 1):
         raise lt.NonRetryableError("out of order", code="broken")
     yield lt.Delta("reasoning", "hm")
     yield lt.Progress(done=1, total=2)
@@ -142,6 +148,20 @@ def test_an_answer_that_is_there_stands_and_one_that_is_not_comes_in_its_place(
     assert calls["stands"] == 2
 
 
+def test_what_failed_and_is_retried_where_it_came_to_is_not_asked_again(
+    kit: lt.Kit, other: lt.Kit, tmp_path: Path
+) -> None:
+    group = ask(kit, ["once more"])
+    group.results(30, errors="return")
+    kit.export_archive(tmp_path / "runs.db", group)
+    [imported] = other.import_archive(tmp_path / "runs.db")
+    assert imported.retry_failed() == 1
+    assert imported.results(30) == ["once more !"]
+    again = ask(other, ["once more"])
+    assert (again.results(30), again._record.rows) == (["once more !"], group._record.rows)
+    assert calls == {"once more": 2}, "once there, once here"
+
+
 def test_a_group_that_is_there_stands(kit: lt.Kit, tmp_path: Path) -> None:
     """Also one that has run on since: other rows, and what it may spend."""
     group = ask(kit, ["first"], name="ran on")
@@ -212,12 +232,45 @@ def test_any_tool_reads_it(kit: lt.Kit, tmp_path: Path) -> None:
 def test_rows_go_into_tables(kit: lt.Kit, tmp_path: Path, library: Any) -> None:  # noqa: ANN401
     group = kit.map(library.DataFrame({"text": ["a", "b"]}), "{text}", handler="answer")
     group.results(30)
-    for kind in ("jsonl", "csv", "parquet"):
+    for kind in ("jsonl", "csv", "parquet", "CSV"):
         kit.export_archive(tmp_path / f"rows.{kind}", group)
+    assert list(pd.read_csv(tmp_path / "rows.CSV")["text"]) == ["a", "b"]
     lines = (tmp_path / "rows.jsonl").read_text().splitlines()
     assert [json.loads(line)["answer"] for line in lines] == ["a !", "b !"]
     assert list(pd.read_csv(tmp_path / "rows.csv")["answer"]) == ["a !", "b !"]
     assert list(pd.read_parquet(tmp_path / "rows.parquet")["text"]) == ["a", "b"]
+
+
+@pytest.mark.parametrize("library", [pd, pl])
+def test_answers_of_a_schema_and_odd_cells_go_into_every_kind_of_file(
+    kit: lt.Kit,
+    tmp_path: Path,
+    library: Any,  # noqa: ANN401
+) -> None:
+    rows = library.DataFrame({"text": ['{"name": "red"}', "no JSON"], "size": [1.5, float("nan")]})
+    group = ask(kit, rows, template="{text}", schema=Colour, metadata={"mark": ""})
+    group.results(30)
+    for kind in ("jsonl", "csv", "parquet", "db"):
+        kit.export_archive(tmp_path / f"rows.{kind}", group)
+    lines = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [line["answer"] for line in lines] == [{"name": "red"}, None]
+    assert [line["size"] for line in lines] == [1.5, None]
+    assert json.loads(pd.read_csv(tmp_path / "rows.csv")["answer"][0]) == {"name": "red"}
+    assert pl.read_parquet(tmp_path / "rows.parquet")["answer"].to_list() == [{"name": "red"}, None]
+    with contextlib.closing(sqlite3.connect(tmp_path / "rows.db")) as db:
+        told = db.execute("SELECT cells_json FROM group_rows ORDER BY position").fetchall()
+    assert "NaN" not in told[1][0]
+
+
+def test_a_frame_without_a_header_goes_into_an_archive(kit: lt.Kit, tmp_path: Path) -> None:
+    frame = pd.DataFrame([["a", "b"]]).assign(more="c")  # columns 0, 1 and "more"
+    group = kit.map(frame, "{more}", handler="answer")
+    group.results(30)
+    for kind in ("jsonl", "csv", "db"):
+        kit.export_archive(tmp_path / f"rows.{kind}", group)
+    with contextlib.closing(sqlite3.connect(tmp_path / "rows.db")) as db:
+        [(told,)] = db.execute("SELECT cells_json FROM group_rows").fetchall()
+    assert json.loads(told) == {"0": "a", "1": "b", "more": "c"}
 
 
 def test_what_is_no_archive_is_told(kit: lt.Kit, tmp_path: Path) -> None:

@@ -490,6 +490,10 @@ def test_rows_of_a_group_that_is_deleted_are_told(kit: lt.Kit) -> None:
     wait_until(lambda: other.counts["failed"] == 1)
     assert other.errors[0] is not None
     assert "not there any more" in other.errors[0]
+    frame = other.to_frame()
+    assert list(frame["row"][1:]) == ["gone b"], "and those of the others are"
+    assert list(frame["status"]) == ["gone", "completed"]
+    assert other.rows[0] is None
     with pytest.raises(lt.StreamExpiredError, match="No group"):
         kit.attach_group("group_12345678")
 

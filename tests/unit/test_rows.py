@@ -108,3 +108,16 @@ def test_what_submit_does_not_know_is_no_rows_fault() -> None:
         read_rows(["a"], None, modle="x")
     with pytest.raises(lt.SubmitError, match="did you mean 'parallelism'"):
         read_rows(["a"], None, paralelism=2)
+
+
+def test_a_frame_without_a_header_is_asked_by_its_columns_numbers() -> None:
+    frame = pd.DataFrame([["a", "b"], ["c", None]])
+    assert prompts(frame, "{0}, not {1}", skip_empty=True) == ["a, not b", None]
+    with pytest.raises(lt.SubmitError, match=r"Row 1 has nothing in {1}"):
+        prompts(frame, "{0}, not {1}")
+
+
+def test_a_row_is_named_whose_label_is_missing() -> None:
+    frame = pd.DataFrame({"text": ["a", None]}, index=pd.Index([1, pd.NA], dtype="Int64"))
+    with pytest.raises(lt.SubmitError, match=r"Row 1 \(<NA>\) has nothing in {text}"):
+        prompts(frame, "{text}")
