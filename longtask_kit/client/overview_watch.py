@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from longtask_kit.client.backend import Backend
     from longtask_kit.client.door import Door
+    from longtask_kit.client.prices import Prices
     from longtask_kit.log.groups import GroupRecord
     from longtask_kit.log.record import TaskRecord
 
@@ -69,6 +70,7 @@ class OverviewWatch(Watch):
         self._lines: dict[str, tuple[TaskRecord, Change | None, Line]] = {}
         self._place: str | None = None
         self._foreign: set[str] = set()  # older than what is listed
+        self._outdated: set[str] = set()  # groups that have other rows than were read
         self._again: set[str] = set()  # to be looked at, whatever is known
         self._heard_at = 0.0
         self._is_read = False
@@ -84,9 +86,11 @@ class OverviewWatch(Watch):
                 state, before = self._states.get(task_id), known.get(task_id)
                 if before is None or before[0] is not record or before[1] is not state:
                     group = self.groups.get(str(record.wire.get("groupId") or ""))
-                    own = group.options.get("prices") if group else None
                     line = make_line(
-                        record, state, default_model=self._default_model, prices=own or prices
+                        record,
+                        state,
+                        default_model=self._default_model,
+                        prices=find_own_prices(group) or prices,
                     )
                     before = (record, state, line)
                 lines[task_id] = before
@@ -183,18 +187,27 @@ class OverviewWatch(Watch):
             found.sort(key=lambda record: record.created, reverse=True)
             self.records = {record.task_id: record for record in found[:MOST_TASKS]}
             self._foreign |= new - self.records.keys()
+            self._outdated |= self._find_outdated(fresh)
             self._states = {i: s for i, s in self._states.items() if i in self.records}
+
+    def _find_outdated(self, fresh: Iterable[TaskRecord]) -> set[str]:
+        """Return groups that were mapped again or asked anew: a fresh task is no row of theirs."""
+        rows = {group_id: set(group.rows) for group_id, group in self.groups.items() if group}
+        owned = ((str(record.wire.get("groupId") or ""), record.task_id) for record in fresh)
+        return {group_id for group_id, i in owned if i not in rows.get(group_id, {i})}
 
     async def _read_groups(self, backend: Backend, at_most: int) -> None:
         """Read some groups of which nothing is known: names, prices, rows in their order."""
         ids = (str(record.wire.get("groupId") or "") for record in self.records.values())
-        new = [i for i in dict.fromkeys(ids) if i and i not in self.groups][:at_most]
+        known = self.groups.keys() - self._outdated
+        new = [i for i in dict.fromkeys(ids) if i and i not in known][:at_most]
         if not new:
             return
         self._owed += 2 * len(new)
         found = await asyncio.gather(*(_read_group(backend, group_id) for group_id in new))
         with self._changed:
             self.groups = self.groups | dict(zip(new, found, strict=True))
+            self._outdated -= set(new)
             self._lines = {}
 
     def _replace(self, records: Iterable[TaskRecord]) -> None:
@@ -267,6 +280,13 @@ class OverviewWatch(Watch):
         self._owed += 1
         self.side = replace(self.side, limits=limits)
         return _LIMITS_EVERY_S if limits else _NO_LIMITS_EVERY_S
+
+
+def find_own_prices(group: GroupRecord | None) -> Prices | None:
+    """Return the prices that a group was asked with, of a comparison those of each model."""
+    options = group.options if group else {}
+    own: Prices | None = options.get("prices") or options.get("modelPrices")
+    return own
 
 
 def choose_rest_s(owed: float, turn: float) -> float:

@@ -91,6 +91,28 @@ def test_tasks_and_groups_are_followed_at_two_commands_a_second(
     assert len(redis_counted.sent) <= 2 * spent + _FIRST_LOOK
 
 
+def test_a_group_that_is_mapped_again_has_its_new_rows(kit: lt.Kit, watch: OverviewWatch) -> None:
+    def shows(rows: str) -> bool:
+        line = find_line(watch, group.id)
+        return line is not None and (line.prompt, line.word) == (f"again · {rows}", "done")
+
+    group = kit.map(["first words"], model="demo-fast", max_tokens=5, name="again")
+    watch.hold("page")
+    wait_until(lambda: shows("1 row"), timeout_s=30)
+    assert kit.map(["other", "words"], model="demo-fast", max_tokens=5, name="again").id == group.id
+    wait_until(lambda: shows("2 rows"), timeout_s=30)
+
+
+def test_a_comparison_costs_what_each_of_its_models_does(kit: lt.Kit, watch: OverviewWatch) -> None:
+    prices = {"demo-fast": (0.0, 1.0), "demo-length": (0.0, 3.0)}
+    group = kit.compare(["priced"], [*prices], max_tokens=5, prices=prices)
+    group.results(60)
+    watch.catch_up(timeout_s=30)
+    line = find_line(watch, group.id)
+    assert line is not None
+    assert line.cost == pytest.approx(group._sum_cost())
+
+
 def test_a_task_that_arrives_is_read_by_one_command(
     kit: lt.Kit, watch: OverviewWatch, redis_counted: Counting
 ) -> None:
