@@ -95,6 +95,16 @@ def make_scale(total_s: float, waits: Iterable[tuple[float, float]]) -> Scale:
     return Scale(tuple(stretches))
 
 
+def list_waits(busy: Iterable[tuple[float, float]], total_s: float) -> list[tuple[float, float]]:
+    """Return the stretches up to the end in which nothing happened, `(begin, end)` in seconds."""
+    waits, at = [], 0.0
+    for begin, end in [*sorted(busy), (total_s, total_s)]:
+        if begin > at:
+            waits.append((at, begin))
+        at = max(at, end)
+    return waits
+
+
 def _merge(waits: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
     merged: list[tuple[float, float]] = []
     for begin, end in sorted(waits):

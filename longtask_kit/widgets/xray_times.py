@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from longtask_kit.log.events import TERMINAL_STATUSES
 from longtask_kit.log.timeline import MODEL, WAITS, Kind, Timeline
 from longtask_kit.widgets.facts import format_duration
-from longtask_kit.widgets.xray_scale import Scale, make_scale
+from longtask_kit.widgets.xray_scale import Scale, list_waits, make_scale
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -91,19 +91,14 @@ class GroupTimes(NamedTuple):
 
 def make_group_scale(times: GroupTimes) -> Scale:
     """Return the scale of a group's axis: cut where all of them wait."""
-    busy = sorted(
+    busy = [
         (span.begin_s, span.end_s)
         for line in times.lines
         for attempt in line.timeline.attempts
         for span in attempt.spans
         if span.kind not in WAITS
-    )
-    waits, at = [], 0.0
-    for begin, end in [*busy, (times.total_s, times.total_s)]:
-        if begin > at:
-            waits.append((at, begin))
-        at = max(at, end)
-    return make_scale(max(times.total_s, 0.001), waits)
+    ]
+    return make_scale(max(times.total_s, 0.001), list_waits(busy, times.total_s))
 
 
 def list_counts(lines: Sequence[Line], kinds: Collection[Kind]) -> list[tuple[float, int]]:

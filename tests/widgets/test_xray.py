@@ -14,7 +14,7 @@ from longtask_kit.log.timeline import MODEL, Kind, read_timeline
 from longtask_kit.widgets.xray import make_bundle, make_track, read_facts
 from longtask_kit.widgets.xray_output import TaskPicture, XRayOutput
 from longtask_kit.widgets.xray_scale import make_scale
-from longtask_kit.widgets.xray_svg import count_rates, draw_timeline
+from longtask_kit.widgets.xray_svg import count_rates, draw_timeline, make_timeline_scale
 from longtask_kit.widgets.xray_times import GroupTimes, Line, choose_ids, list_counts
 from tests.unit.test_timeline import BEGIN, SAID, SUBMIT, at
 from tests.wait import wait_until
@@ -67,6 +67,21 @@ def test_every_axis_has_a_few_round_marks(total_s: float) -> None:
     ticks = make_scale(total_s, []).list_ticks()
     assert 2 <= len(ticks) <= 9
     assert [tick.place for tick in ticks] == sorted(tick.place for tick in ticks)
+
+
+def test_the_time_from_an_end_until_a_retry_by_hand_is_cut_short() -> None:
+    day = 86_400.0
+    failed = [SUBMIT, *BEGIN, SAID[0], at(4, "error", "refused", code="x")]
+    again = [
+        at(day, "status", "pending", "1-20"),
+        at(day + 1, "status", "running", "2-1", arrived=day + 1),
+        at(day + 1, "start", "2", "2-2"),
+        at(day + 2, "content", "One", "2-3", tokens=1),
+        at(day + 3, "end", "", "2-4", finish_reason="stop"),
+    ]
+    scale = make_timeline_scale(read_timeline([*failed, *again]))
+    assert [stretch[:2] for stretch in scale.stretches if stretch.is_cut] == [(4, day + 1)]
+    assert scale.find_place(4) > 0.4, "what happened is as wide as before"
 
 
 def test_a_rate_is_what_came_between_two_flushes() -> None:
