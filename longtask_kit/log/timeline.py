@@ -172,7 +172,7 @@ class _Reader:
                 self._begin(int(event.data), at)
             case "end" | "error" | "cancelled":
                 self._end(event, at)
-            case "tool_calls" | "data":
+            case "tool_calls":  # data are no word: a handler's progress, where a replay is from
                 self._speak("streaming", at)
             case other if other in TEXT_TYPES:
                 kind: Kind = "reasoning" if other == "reasoning" else "streaming"

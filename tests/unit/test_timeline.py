@@ -157,6 +157,16 @@ def test_every_end_has_its_word(last: TaskEvent, word: str, mood: str) -> None:
     assert timeline.attempts[-1].outcome
 
 
+@pytest.mark.parametrize("name", ["progress", "replayed"])
+def test_data_ahead_of_the_text_are_no_first_token(name: str) -> None:
+    told = [at(2.01, "data", "{}", name=name), at(2.5, "data", "{}", name=name)]
+    timeline = read_timeline([SUBMIT, *BEGIN, *told, *SAID, *END])
+    assert list_spans(timeline) == list_spans(read_timeline([SUBMIT, *BEGIN, *SAID, *END]))
+    assert timeline.attempts[1].rate == 2.0
+    silent = read_timeline([SUBMIT, *BEGIN, *told, *END])
+    assert silent.attempts[1].count_s("first") == 3
+
+
 def test_what_goes_on_lasts_until_now_and_a_clock_set_back_moves_nothing_back() -> None:
     now = BEGAN + timedelta(seconds=60)
     assert list_spans(read_timeline([SUBMIT], now=now)) == [[("queue", 0, 60)]]
