@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 _LOOK_S = 10.0
 _DRAWS_PER_S = 4
 _AGE_S = 1.0
+_COLUMNS = {"try": 3, "age": 6, "tok/s": 6, "cost": 10}  # cells, on the right
+_GIVEN_UP = ("cost", "tok/s", "try")  # where it is narrow, the first one first
+_GAP = 2
+_LEFT = 40  # cells for what stands before them, with the model's name
+_LEAST = 24  # without it
 _HEADER_LINES = 2  # the table's, and where a terminal's cursor stands
 _STYLES = {"running": "cyan", "waiting": "yellow", "failed": "red", "done": "green"}
 _WELL = {True: ("✓", "green"), False: ("✗", "red"), None: ("·", "dim")}
@@ -108,26 +113,43 @@ def draw(followed: OverviewWatch, console: Console) -> RenderableType:
     taken = len(console.render_lines(Group(*above, *below)))  # which break where they are long
     room = max(3, console.height - taken - _HEADER_LINES)
     shown = choose_lines(lines, followed.groups)
-    return Group(*above, _draw_rows(shown[:room]), *below)
+    return Group(*above, _draw_rows(shown[:room], console.width), *below)
 
 
-def _draw_rows(lines: Sequence[Line]) -> Table:
+def choose_columns(width: int) -> list[str]:
+    """Return the columns for which there is room beside status and prompt."""
+    columns, left = ["model", *_COLUMNS], _LEFT
+    for name in ("model", *_GIVEN_UP):
+        if width >= left + sum(_COLUMNS[one] + _GAP for one in columns if one in _COLUMNS):
+            break
+        columns.remove(name)
+        left = _LEAST
+    return columns
+
+
+def _draw_rows(lines: Sequence[Line], width: int) -> Table:
+    columns = choose_columns(width)
     table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
     table.add_column("status", no_wrap=True, overflow="ellipsis", ratio=3)
     table.add_column("prompt", no_wrap=True, overflow="ellipsis", ratio=6)
-    table.add_column("model", no_wrap=True, overflow="ellipsis", ratio=2)
-    for name, width in (("try", 3), ("age", 6), ("tok/s", 6), ("cost", 10)):
-        table.add_column(name, no_wrap=True, justify="right", min_width=width)
+    for name in columns:
+        if name == "model":
+            table.add_column(name, no_wrap=True, overflow="ellipsis", ratio=2)
+        else:
+            table.add_column(name, no_wrap=True, justify="right", min_width=_COLUMNS[name])
     now = datetime.now(UTC)
     for line in lines:
+        told: dict[str, Text | str] = {
+            "model": Text(line.model),
+            "try": str(line.attempt) if line.attempt > 1 and not line.rows else "",
+            "age": describe_age((now - line.created).total_seconds()),
+            "tok/s": "" if line.rate is None else f"{line.rate:,.0f}",
+            "cost": "" if line.cost is None else format_cost(line.cost),
+        }
         table.add_row(
             Text(f"{line.word}: {line.error}" if line.error else line.word, _STYLES[line.stage]),
             Text(line.prompt, "bold" if line.rows else ""),
-            Text(line.model),
-            str(line.attempt) if line.attempt > 1 and not line.rows else "",
-            describe_age((now - line.created).total_seconds()),
-            "" if line.rate is None else f"{line.rate:,.0f}",
-            "" if line.cost is None else format_cost(line.cost),
+            *(told[name] for name in columns),
         )
     return table
 

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 import longtask_kit as lt
-from longtask_kit.cli.watch import draw
+from longtask_kit.cli.watch import _draw_rows, choose_columns, draw
 from longtask_kit.client.backend import ServiceBackend
 from longtask_kit.client.door import Door
 from longtask_kit.client.overview import Line, choose_lines
@@ -24,6 +24,7 @@ from longtask_kit.log.many import ManyStore
 from longtask_kit.log.redis import RedisClient
 from tests.command import LONGTASK, longtask
 from tests.flow.test_8_cli import read_terminal
+from tests.unit.test_overview import line_of, make_record
 from tests.wait import wait_until
 
 _FIRST_LOOK = 30  # the list, groups, health, the levels: paid off by longer rests
@@ -243,6 +244,17 @@ def test_a_terminal_shows_the_same(kit: lt.Kit, watch: OverviewWatch, width: int
     assert "✓ Redis" in shown
     assert "in flight" in shown
     assert len(shown.splitlines()) <= 30
+
+
+@pytest.mark.parametrize("width", [110, 80, 60, 40, 30])
+def test_where_a_terminal_is_narrow_no_figure_is_cut_and_a_prompt_is_read(width: int) -> None:
+    assert choose_columns(110) == ["model", "try", "age", "tok/s", "cost"]
+    line = line_of(make_record("tides"))
+    screen = io.StringIO()
+    Console(file=screen, width=width, color_system=None).print(_draw_rows([line], width))
+    assert "Explain" in screen.getvalue()
+    assert "compl" in screen.getvalue()
+    assert ("$" in screen.getvalue()) == ("$0.0011" in screen.getvalue())
 
 
 def test_on_a_terminal_watch_draws_what_comes_and_leaves_the_screen_as_it_was(
