@@ -36,6 +36,7 @@ _FINAL = ("completed", "cancelled")  # a failed task may have been retried since
 _WHOLE_GROUP = re.compile(r'<section class="[^"]*\blongtask-saved-group is-good\b')
 _ID = re.compile(r"task_[A-Za-z0-9_-]{8,64}")
 _BRIEF_CHARS = 200  # of a prompt, in a list of tasks
+_MAY_WRITE = 0o222
 _NAMED = 3  # of the tasks that it may be
 _CURE = (
     "Write the task's id into the cell, as a comment (`longtask ls` lists them), and fill again."
@@ -219,9 +220,14 @@ def _read(path: Path) -> tuple[dict[str, Any], bool]:
 
 def _write(path: Path, notebook: dict[str, Any], end: str) -> None:
     """Write as Jupyter does, whole or not at all."""
+    path = path.resolve()  # a link stays one: what it leads to is replaced
+    if not path.stat().st_mode & _MAY_WRITE:  # which replacing it does not ask
+        raise ConfigError(f"{path} can't be written: it is read-only.")
+    text = json.dumps(notebook, indent=1, ensure_ascii=False) + end
     fresh = path.with_name(f".{path.name}.filling")
     try:
-        fresh.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + end, encoding="utf-8")
+        # Half a sign of UTF-16, which JSON may hold, stays the escape that it was.
+        fresh.write_text(text, encoding="utf-8", errors="backslashreplace")
         fresh.chmod(path.stat().st_mode)
         os.replace(fresh, path)
     except OSError as exc:

@@ -79,6 +79,41 @@ def test_an_output_that_names_its_task_gets_the_text_from_the_log(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_notebook_behind_a_link_is_filled_there_and_half_a_sign_stays(
+    kit: lt.Kit, environment: dict[str, str], tmp_path: Path
+) -> None:
+    task = kit.submit("Explain tides", model="demo-fast")
+    text = task.result(30)
+    (tmp_path / "kept").mkdir()
+    own = write(
+        tmp_path / "kept" / "a.ipynb",
+        make_cell("x", "half", metadata=named(task.id)),
+        {"cell_type": "markdown", "id": "b", "metadata": {}, "source": ["潮 \ud83d"]},
+    )
+    link = tmp_path / "a.ipynb"
+    link.symlink_to(own)
+    done = longtask("fill", str(link), **environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert link.is_symlink()
+    assert read_data(own)["text/plain"] == text
+    assert '"潮 \\ud83d"' in own.read_text()
+    assert list(own.parent.iterdir()) == [own]
+
+
+def test_a_notebook_that_is_read_only_is_left_as_it_is(
+    kit: lt.Kit, environment: dict[str, str], tmp_path: Path
+) -> None:
+    task = kit.submit("Explain tides", model="demo-fast")
+    task.result(30)
+    path = write(tmp_path / "a.ipynb", make_cell("x", "half", metadata=named(task.id)))
+    before = path.read_text()
+    path.chmod(0o444)
+    done = longtask("fill", str(path), **environment)
+    assert done.returncode != 0
+    assert "read-only" in done.stdout + done.stderr
+    assert path.read_text() == before
+
+
 def make_joined(*parts: tuple[str, dict[str, str]]) -> dict[str, Any]:
     """Return a cell whose output a page saved of a panel with several answers."""
     notes = [note | {"lines": [text.count("\n") + 1] * 2} for text, note in parts]
