@@ -231,20 +231,25 @@ class _Reader:
             self._attempt.spans.append(delivery)
 
     def _begin(self, number: int, at: float) -> None:
-        if self._phase is not None and self._phase != "first":
-            self._close(at)
+        self._close_before(at)
         self._attempt = Attempt(number=number, begin_s=at)
         self._attempts.append(self._attempt)
         self._take_held()
-        self._since, self._phase = at, "first"
+        self._phase = "first"
 
     def _go_on(self, at: float) -> None:
         """The attempt goes on from the text that stands: its bar has a seam."""
         if self._attempt.outcome:
             self._attempt.outcome, self._attempt.mood = "", "run"
+        self._close_before(at)
         self._take_held()
         self._attempt.seams.append(at)
-        self._since, self._phase = at, "first"
+        self._phase = "first"
+
+    def _close_before(self, at: float) -> None:
+        """Close what was before; a source may be long in saying whether it starts over."""
+        if self._phase != "first":
+            self._close(at)
 
     def _take_held(self) -> None:
         if self._held is not None:

@@ -143,6 +143,22 @@ def test_an_attempt_that_goes_on_is_one_bar_with_a_seam() -> None:
     ]
 
 
+@pytest.mark.parametrize("how", [("continue", "1-4"), ("start", "2")])
+def test_a_source_that_is_long_in_saying_whether_it_goes_on_is_waited_for(
+    how: tuple[str, str],
+) -> None:
+    again = [
+        at(4.5, "status", "retrying", error="The connection broke."),
+        at(6, "status", "running", "2-1", arrived=5.9),
+        at(16, *how, "2-2"),
+        at(16.5, "content", " three", "2-3", tokens=1),
+        at(17, "end", "", "2-4", finish_reason="stop"),
+    ]
+    timeline = read_timeline([SUBMIT, *BEGIN, *SAID, *again])
+    spans = [span for attempt in list_spans(timeline) for span in attempt]
+    assert spans[-3:] == [("delivery", 5.9, 6), ("first", 6, 16.5), ("streaming", 16.5, 17)]
+
+
 @pytest.mark.parametrize(
     ("last", "word", "mood"),
     [
