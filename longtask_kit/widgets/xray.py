@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from longtask_kit.client.task import Task
     from longtask_kit.log.timeline import Kind
+    from longtask_kit.widgets.xray_scale import Scale
 
 _LINE = "1px solid rgba(127,127,127,.28)"
 _HUES = {
@@ -33,6 +34,7 @@ _HUES = {
     "warn": "#b06500",
     "quiet": "#697586",
 }
+_MOST_WORDS = 300
 _MOMENTS = 1000  # of which the page knows the text: as many as it can point at
 
 
@@ -167,20 +169,34 @@ def read_facts(task: Task, timeline: Timeline) -> dict[str, Any]:
         "figures": list_figures(timeline),
         "svg": draw_timeline(timeline),
         "scale": [[round(s, 4) for s in stretch[:4]] for stretch in scale.stretches],
-        "spans": _list_spans(timeline),
+        "spans": _list_spans(timeline, scale),
         "isOver": timeline.is_over,
     }
 
 
-def _list_spans(timeline: Timeline) -> list[list[Any]]:
-    """Return what happened at which time in words, `[from ms, words]`."""
+def _list_spans(timeline: Timeline, scale: Scale) -> list[list[Any]]:
+    """Return what happened at which time in words, `[from ms, words]`.
+
+    Of very many what can't be told apart on the axis is one, which says its last.
+    """
     told: list[list[Any]] = []
+    is_many = sum(len(attempt.spans) for attempt in timeline.attempts) > _MOST_WORDS
+    apart, last, over_s = is_many / _MOST_WORDS, -1.0, 0.0
     for attempt in timeline.attempts:
         name = f"attempt {attempt.number}, " if attempt.number else ""
-        told += [
-            [round(1000 * span.begin_s), f"{name}{WORDS[span.kind]}"] for span in attempt.spans
-        ]
-    return told[:200]
+        for span in attempt.spans:
+            steps = [(span.begin_s, f"{name}{WORDS[span.kind]}")]
+            if span.begin_s > over_s:
+                steps.insert(0, (over_s, "it had ended, until it was retried"))
+            for at, words in steps:
+                place = scale.find_place(at)
+                if place - last >= apart:
+                    told.append([round(1000 * at), words])
+                    last = place
+                else:
+                    told[-1][1] = words
+            over_s = span.end_s
+    return told
 
 
 def make_track(timeline: Timeline) -> list[dict[str, Any]]:

@@ -155,7 +155,7 @@ def list_moments(times: GroupTimes) -> list[list[Any]]:
         )
     }
     moments = sorted({at for counts in told.values() for at, _ in counts})
-    moments = moments[:: max(1, len(moments) // 300)]
+    moments = [*moments[: -1 : max(1, len(moments) // 300)], *moments[-1:]]
     now = dict.fromkeys(told, 0)
     lists = {name: iter(counts) for name, counts in told.items()}
     ahead = {name: next(counts, None) for name, counts in lists.items()}

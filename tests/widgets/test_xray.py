@@ -15,7 +15,7 @@ from longtask_kit.widgets.xray import make_bundle, make_track, read_facts
 from longtask_kit.widgets.xray_output import TaskPicture, XRayOutput
 from longtask_kit.widgets.xray_scale import make_scale
 from longtask_kit.widgets.xray_svg import count_rates, draw_timeline, make_timeline_scale
-from longtask_kit.widgets.xray_times import GroupTimes, Line, choose_ids, list_counts
+from longtask_kit.widgets.xray_times import GroupTimes, Line, choose_ids, list_counts, list_moments
 from tests.unit.test_timeline import BEGIN, SAID, SUBMIT, at
 from tests.wait import wait_until
 from tests.widgets.conftest import RecordingComm
@@ -82,6 +82,49 @@ def test_the_time_from_an_end_until_a_retry_by_hand_is_cut_short() -> None:
     scale = make_timeline_scale(read_timeline([*failed, *again]))
     assert [stretch[:2] for stretch in scale.stretches if stretch.is_cut] == [(4, day + 1)]
     assert scale.find_place(4) > 0.4, "what happened is as wide as before"
+
+
+def find_words(spans: list[tuple[int, str]], at_s: float) -> str:
+    return [words for ms, words in spans if ms <= 1000 * at_s][-1]
+
+
+def test_of_a_thousand_attempts_each_moment_has_its_own_words(kit: lt.Kit) -> None:
+    events = [SUBMIT]
+    for number in range(1, 1001):
+        began = 10.0 * number
+        events += [
+            at(began, "status", "running", f"{number}-1", arrived=began),
+            at(began, "start", str(number), f"{number}-2"),
+            at(began + 9, "error", "refused", f"{number}-3", code="x"),
+            at(began + 9.5, "status", "pending", f"{number}-9"),
+        ]
+    facts = read_facts(kit.submit("x", model="demo-fast"), read_timeline(events))
+    assert len(facts["spans"]) <= 301
+    number = int(find_words(facts["spans"], 9005).split()[1].rstrip(","))
+    assert 895 <= number <= 905
+    short = read_facts(kit.submit("x", model="demo-fast"), read_timeline(events[:9]))
+    assert find_words(short["spans"], 15) == "attempt 1, waiting for the first token"
+    assert find_words(short["spans"], 19.2) == "it had ended, until it was retried"
+    assert find_words(short["spans"], 19.7) == "attempt 1, waiting in the queue"
+
+
+def test_the_end_of_a_group_is_told_however_many_moments_it_has() -> None:
+    def ends(row: int) -> Line:
+        tries = [
+            event
+            for number in range(1, 9)
+            for event in (
+                at(5 * number + row / 77, "start", str(number), f"{number}-2"),
+                at(5 * number + 1 + row / 77, "status", "retrying", f"{number}-3", error="500"),
+            )
+        ]
+        end = at(50 + row / 77, "end", "", "9-9", finish_reason="stop")
+        return Line(row, "p", read_timeline([SUBMIT, *tries, end]))
+
+    lines = [ends(row) for row in range(59)]
+    moments = list_moments(GroupTimes(lines, 0, 51.0, "done", "good"))
+    assert len(moments) < 600
+    assert moments[-1][1] == "all have ended"
 
 
 def test_a_rate_is_what_came_between_two_flushes() -> None:
