@@ -90,18 +90,26 @@ def find_outputs(notebook: dict[str, Any]) -> Iterator[Found]:
             continue
         source = join_lines(cell.get("source"))
         own = tuple(list_texts(source))
-        for output in cell.get("outputs", ()):
-            data = output.get("data", {})
+        outputs = cell.get("outputs", ())
+        named_there = _find_id(json.dumps(outputs)) or _find_id(source)
+        if len({_find_view(output) for output in outputs} - {""}) > 1:
+            named_there = ""  # nobody knows of which card
+        for output in outputs:
             parts = list_parts(output)
             yield from filter(None, (_find_named(number, part) for part in parts))
             is_noted = any(part.note.get("taskId") or part.note.get("groupId") for part in parts)
-            if not is_noted and _VIEW in data and _CARD.match(join_lines(data.get("text/plain"))):
-                shown = states.get(str(_dig(data, _VIEW).get("model_id")))
-                task_id = _dig(shown, "state", "snapshot", "meta").get("taskId")
-                named = task_id or _find_id(json.dumps(cell.get("outputs"))) or _find_id(source)
-                asked = (own, tuple(prompts))
+            if not is_noted and (view := _find_view(output)):
+                task_id = _dig(states.get(view), "state", "snapshot", "meta").get("taskId")
+                named, asked = task_id or named_there, (own, tuple(prompts))
                 yield Found(cell=number, part=parts[0], task_id=named, prompts=asked)
         prompts += own
+
+
+def _find_view(output: dict[str, Any]) -> str:
+    """Return the id of the widget that an output shows a task by; empty if it does not."""
+    data = output.get("data", {})
+    is_card = _VIEW in data and _CARD.match(join_lines(data.get("text/plain")))
+    return str(_dig(data, _VIEW).get("model_id")) if is_card else ""
 
 
 def _find_named(cell: int, part: Part) -> Found | None:

@@ -100,6 +100,23 @@ def test_a_notebook_behind_a_link_is_filled_there_and_half_a_sign_stays(
     assert list(own.parent.iterdir()) == [own]
 
 
+def test_of_two_cards_in_a_cell_none_takes_the_one_id_that_stands_there(
+    kit: lt.Kit, environment: dict[str, str], tmp_path: Path
+) -> None:
+    task = kit.submit("Explain tides", model="demo-fast")
+    task.result(30)
+    cell = make_cell(f"# {task.id}", "TaskOutput(pending)")
+    other = json.loads(json.dumps(cell["outputs"][0]))
+    other["data"][VIEW]["model_id"] = "4567"
+    cell["outputs"].append(other)
+    path = write(tmp_path / "a.ipynb", cell)
+    before = path.read_text()
+    done = longtask("fill", str(path), **environment)
+    assert done.returncode == 1
+    assert done.stdout.count("names no task") == 2
+    assert path.read_text() == before
+
+
 def test_a_notebook_that_is_read_only_is_left_as_it_is(
     kit: lt.Kit, environment: dict[str, str], tmp_path: Path
 ) -> None:
