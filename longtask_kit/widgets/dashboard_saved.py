@@ -8,6 +8,8 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
+
 from longtask_kit.log.text import make_printable
 from longtask_kit.widgets.dashboard_facts import KINDS, SHOWN_LETTERS
 from longtask_kit.widgets.group_facts import format_cost
@@ -59,7 +61,7 @@ def describe_text(facts: DashboardFacts, lines: Sequence[Line]) -> str:
     parts = [f"dashboard: {figures}"]
     if shown := [_list_cells(line) for line in lines[:_TEXT_ROWS]]:
         table = [list(_COLUMNS), *shown]
-        widths = [max(len(row[at]) for row in table) for at in range(len(_COLUMNS))]
+        widths = [max(cell_len(row[at]) for row in table) for at in range(len(_COLUMNS))]
         parts += ["", *(_align(row, widths) for row in table)]
     if more := _count_more(lines, _TEXT_ROWS):
         parts.append(more)
@@ -108,9 +110,10 @@ def _list_cells(line: Line) -> list[str]:
 
 
 def _align(cells: Sequence[str], widths: Sequence[int]) -> str:
+    blanks = [" " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True)]
     return "  ".join(
-        cell.rjust(width) if at > 2 else cell.ljust(width)
-        for at, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        blank + cell if at > 2 else cell + blank
+        for at, (cell, blank) in enumerate(zip(cells, blanks, strict=True))
     ).rstrip()
 
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
 import longtask_kit as lt
 from longtask_kit.client.health import Health
@@ -14,7 +15,8 @@ from longtask_kit.submit.queue_state import DeadLetter, QueueState
 from longtask_kit.widgets import Dashboard
 from longtask_kit.widgets.dashboard import DashboardOutput
 from longtask_kit.widgets.dashboard_facts import DashboardFacts, DashboardQuery, write_side
-from longtask_kit.widgets.dashboard_saved import make_bundle
+from longtask_kit.widgets.dashboard_saved import describe_text, make_bundle
+from tests.unit.test_overview import line_of, make_record
 from tests.wait import wait_until
 from tests.widgets.conftest import RecordingComm
 from tests.widgets.test_bundle import PAYLOADS, find_attacks
@@ -240,3 +242,10 @@ def test_a_fault_in_what_a_button_asked_for_is_told_and_logged(
     page.say("letter-delete", id="\ud800")  # which no page sends, and no request can carry
     wait_until(lambda: "UnicodeEncodeError" in page.output._notice)
     assert "what a button asked for failed" in caplog.text
+
+
+def test_in_a_terminal_columns_stand_below_each_other_behind_wide_signs() -> None:
+    lines = [line_of(make_record(name, wire={"prompt": name})) for name in ("潮汐", "tides")]
+    facts = DashboardFacts.of(lines, Side())
+    rows = [row for row in describe_text(facts, lines).splitlines() if " m " in row]
+    assert len({cell_len(row.partition(" m ")[0]) for row in rows}) == 1, rows
