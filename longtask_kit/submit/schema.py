@@ -45,6 +45,16 @@ def to_response_format(schema: object) -> dict[str, Any]:
     return _wrap(name, dict(schema), is_strict=_is_strict(schema))
 
 
+def check_schema(schema: object) -> None:
+    """Refuse what no answer can be parsed as; None is no schema.
+
+    Raises:
+        SubmitError: It is neither a pydantic model nor a JSON schema.
+    """
+    if schema is not None:
+        to_response_format(schema)
+
+
 def parse_answer(text: str, schema: Schema) -> Any:  # noqa: ANN401
     """Return an answer as the model's instance, or as the JSON that the schema describes.
 
