@@ -18,7 +18,7 @@ from longtask_kit.client.progress import say
 from longtask_kit.client.recorder import CassetteCalls
 from longtask_kit.client.rows import read_rows
 from longtask_kit.client.task import Task, submit_spec
-from longtask_kit.errors import ConfigError
+from longtask_kit.errors import ConfigError, SubmitError
 from longtask_kit.log.events import STATUSES
 from longtask_kit.submit.asked import DEFAULT_TTL_S, Place
 from longtask_kit.submit.fates import LEAST_TTL_S
@@ -158,6 +158,8 @@ class Kit(CassetteCalls, CompareCalls, KitShown):
         Raises:
             SubmitError: A value is out of range.
         """
+        for name in {"prompt", "messages"} & options.keys():
+            raise SubmitError(f'chat() takes no "{name}": what is asked goes to send().')
         check_names(options, "chat()")
         spec = make_spec(prompt="…", system=system, model=model, schema=schema, **options)
         return Chat(self._door, spec, schema=schema)

@@ -219,6 +219,12 @@ def test_a_chat_remembers_what_was_said_and_leaves_out_what_failed(kit: lt.Kit) 
     assert chat.messages[-1] == fourth.message
 
 
+@pytest.mark.parametrize("asked", [{"prompt": "One?"}, {"messages": [{"role": "user"}]}])
+def test_a_chat_says_where_what_is_asked_goes(kit: lt.Kit, asked: dict[str, Any]) -> None:
+    with pytest.raises(lt.SubmitError, match=r"chat\(\) takes no .* goes to send\(\)"):
+        kit.chat(**asked)
+
+
 def test_a_turn_stays_as_it_was_sent_when_its_parts_change(kit: lt.Kit) -> None:
     chat = kit.chat(handler="echo")
     parts = [{"type": "text", "text": "One?"}]
