@@ -94,6 +94,7 @@ class Chat:
     def _ask(self, turn: int, asked: list[dict[str, Any]], changes: dict[str, Any]) -> Task:
         said = {"messages": [*self._list_said(turn), *asked]}
         spec, schema = change_spec(self._spec, self._schema, said, changes, call="send()")
+        asked = spec.to_messages()[-len(asked) :]  # as it was sent, whoever changes his parts since
         task = submit_spec(self._door, spec, schema=schema)
         # Not before it is queued: a refusal costs no turn.
         self.tasks[turn:], self._asked[turn:] = [task], [asked]

@@ -332,8 +332,11 @@ def _explain_foreign(app: str) -> str:
 
 
 def _open_http_kit(url: str, api_key: str | None, aim: Aim) -> Kit:
+    for name, given in (("url", url), ("…, api_key=…", api_key or "")):
+        if not isinstance(given, str):
+            raise ConfigError(f"connect({name}) takes text, got {type(given).__name__}.")
     try:
-        base_url = check_url(url)
+        base_url = check_url(url.strip())
     except ValueError as exc:
         raise ConfigError(f"connect(url): {exc}.") from exc
     try:

@@ -18,11 +18,12 @@ from longtask_kit.client.progress import say
 from longtask_kit.client.recorder import CassetteCalls
 from longtask_kit.client.rows import read_rows
 from longtask_kit.client.task import Task, submit_spec
-from longtask_kit.errors import ConfigError
+from longtask_kit.errors import ConfigError, SubmitError
 from longtask_kit.log.events import STATUSES
 from longtask_kit.submit.asked import DEFAULT_TTL_S, Place
 from longtask_kit.submit.fates import LEAST_TTL_S
 from longtask_kit.submit.request import check_names, make_spec
+from longtask_kit.submit.schema import check_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -157,6 +158,8 @@ class Kit(CassetteCalls, CompareCalls, KitShown):
         Raises:
             SubmitError: A value is out of range.
         """
+        for name in {"prompt", "messages"} & options.keys():
+            raise SubmitError(f'chat() takes no "{name}": what is asked goes to send().')
         check_names(options, "chat()")
         spec = make_spec(prompt="…", system=system, model=model, schema=schema, **options)
         return Chat(self._door, spec, schema=schema)
@@ -282,7 +285,9 @@ class Kit(CassetteCalls, CompareCalls, KitShown):
 
         Raises:
             StreamExpiredError: It is unknown, or older than its time to live.
+            SubmitError: As `attach`.
         """
+        check_schema(schema)
         record = self._door.ask(lambda backend: backend.groups.read(str(group_id)))
         return TaskGroup(self._door, record, schema=schema)
 
@@ -303,14 +308,16 @@ class Kit(CassetteCalls, CompareCalls, KitShown):
 
         Args:
             task_id: The task.
-            schema: The pydantic model that `parsed` is to be an instance of.
+            schema: The pydantic model that `parsed` is to be an instance of, or a JSON schema.
 
         Raises:
             StreamExpiredError: No such task, or its log is gone.
+            SubmitError: `schema` is neither a pydantic model nor a JSON schema.
         """
         task_id = task_id.id if isinstance(task_id, Task) else task_id
         if not isinstance(task_id, str):
             raise ConfigError(f"attach() takes a task's id, text, got {type(task_id).__name__}.")
+        check_schema(schema)
         record = self._door.ask(lambda backend: backend.read(task_id))
         return Task(task_id, door=self._door, record=record, schema=schema)
 
@@ -324,7 +331,7 @@ class Kit(CassetteCalls, CompareCalls, KitShown):
         """
         if not isinstance(limit, int) or not 1 <= limit <= 1000:
             raise ConfigError(f"`limit` is {limit!r}: expected a whole number from 1 to 1,000.")
-        if status is not None and status not in STATUSES:
+        if status is not None and not (isinstance(status, str) and status in STATUSES):
             known = ", ".join(sorted(STATUSES))
             raise ConfigError(f"`status` is {status!r}: expected one of {known}.")
         records = self._door.ask(lambda backend: backend.list(limit=limit, status=status))

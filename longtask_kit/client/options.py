@@ -121,6 +121,6 @@ def _read_named(option: str, text: str) -> tuple[str, Any]:
 
 def _read_json(option: str, path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as exc:
+        return json.loads(path.expanduser().read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RuntimeError) as exc:  # it too deep, or nobody's home
         raise SubmitError(f"{option}: {path} can't be read as JSON: {exc}.") from exc

@@ -24,6 +24,7 @@ from longtask_kit.errors import (
     StreamExpiredError,
     SubmitError,
 )
+from longtask_kit.log.text import make_valid_text
 from longtask_kit.settings import is_loopback
 from longtask_kit.submit.spec import (
     MAX_INPUT_BYTES,
@@ -187,7 +188,8 @@ class TaskRoute(APIRoute):
         task_id: str | None = None,
     ) -> Response:
         """Return the answer to a call that can't be served, in the shape of this API."""
-        named = {} if task_id is None else {"taskId": task_id}
+        # What is no task's id may be anything, half a surrogate pair among it.
+        named = {} if task_id is None else {"taskId": make_valid_text(task_id)}
         return JSONResponse({"error": message} | named, status_code, headers)
 
 

@@ -49,11 +49,16 @@ def _read(source: object) -> bytes:
     if isinstance(source, str | PathLike):
         try:
             return Path(source).expanduser().read_bytes()
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, RuntimeError) as exc:  # the last: nobody's home
             raise SubmitError(f"image(): {source!s:.200} can't be read: {exc}.") from exc
     if callable(save := getattr(source, "save", None)):  # PIL, which need not be installed
         buffer = io.BytesIO()
-        save(buffer, format="PNG")
+        try:
+            save(buffer, format="PNG")
+        except (OSError, ValueError) as exc:  # of CMYK, as printers' JPEGs have it
+            raise SubmitError(
+                f"image(): it can't be saved as PNG: {exc}. Give its convert('RGB')."
+            ) from exc
         return buffer.getvalue()
     raise SubmitError(
         f"image() takes a path, bytes, a PIL image or a URL, got {type(source).__name__}."

@@ -19,9 +19,9 @@ _MAX_DEPTH = 64
 _PARTS = {
     "text": ("text", str),
     "refusal": ("refusal", str),
-    "image_url": ("image_url", dict),
-    "input_audio": ("input_audio", dict),
-    "file": ("file", dict),
+    "image_url": ("image_url", Mapping),
+    "input_audio": ("input_audio", Mapping),
+    "file": ("file", Mapping),
 }
 # Of a parameter that is the kit's own, the argument to give.
 _OURS = {
@@ -136,6 +136,13 @@ def check_json(value: object, place: str, left: int = _MAX_DEPTH) -> None:
                 check_json(item, f"{place}[{i}]", left - 1)
         case _:
             raise _wrong(place, f"must be JSON, got {type(value).__name__}")
+
+
+def copy_json(value: Any) -> Any:  # noqa: ANN401
+    """Return a copy of JSON that nobody else changes, of dicts where it had mappings."""
+    if isinstance(value, Mapping):
+        return {name: copy_json(item) for name, item in value.items()}
+    return [copy_json(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _check_unicode(text: str, place: str) -> None:

@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic.errors import PydanticUserError
 
 from longtask_kit.errors import SubmitError
 
 Schema = type[BaseModel] | Mapping[str, Any]
 """What an answer must look like."""
+
+_SAYS = frozenset({"type", "$ref", "anyOf", "oneOf", "allOf", "enum", "const", "properties"})
 
 
 def to_response_format(schema: object) -> dict[str, Any]:
@@ -22,17 +25,34 @@ def to_response_format(schema: object) -> dict[str, Any]:
     schema is handed on as it is, as strict where it is.
 
     Raises:
-        SubmitError: It is neither.
+        SubmitError: It is neither, or a model that no JSON schema describes.
     """
     if isinstance(schema, type) and issubclass(schema, BaseModel):
-        return _wrap(schema.__name__, _make_strict(schema.model_json_schema()), is_strict=True)
-    if not isinstance(schema, Mapping) or not ({"type", "$ref", "anyOf"} & set(schema)):
+        try:
+            described = schema.model_json_schema()
+        except PydanticUserError as exc:
+            raise SubmitError(
+                f'"schema" {schema.__name__} can\'t be described as JSON: {exc.message}',
+                field="schema",
+            ) from exc
+        return _wrap(schema.__name__, _make_strict(_unfold(described)), is_strict=True)
+    if not isinstance(schema, Mapping) or not (_SAYS & set(schema)):
         raise SubmitError(
             f'"schema" must be a pydantic model or a JSON schema, got {type(schema).__name__}.',
             field="schema",
         )
     name = str(schema.get("title") or "answer")
     return _wrap(name, dict(schema), is_strict=_is_strict(schema))
+
+
+def check_schema(schema: object) -> None:
+    """Refuse what no answer can be parsed as; None is no schema.
+
+    Raises:
+        SubmitError: It is neither a pydantic model nor a JSON schema.
+    """
+    if schema is not None:
+        to_response_format(schema)
 
 
 def parse_answer(text: str, schema: Schema) -> Any:  # noqa: ANN401
@@ -48,10 +68,15 @@ def parse_answer(text: str, schema: Schema) -> Any:  # noqa: ANN401
             raise ValueError(_explain(exc)) from exc
     from jsonschema import SchemaError, validate
     from jsonschema import ValidationError as SchemaViolation
+    from referencing.exceptions import Unresolvable
 
-    value = json.loads(text)
     try:
+        value = json.loads(text)
         validate(value, schema)
+    except RecursionError:
+        raise ValueError("it is nested too deep, or the schema has no end") from None
+    except Unresolvable as exc:
+        raise ValueError(f"the schema itself is wrong: {str(exc)[:300]}") from exc
     except SchemaViolation as exc:
         raise ValueError(f"{exc.json_path}: {exc.message[:300]}") from exc
     except SchemaError as exc:
@@ -73,18 +98,32 @@ def _wrap(name: str, schema: dict[str, Any], *, is_strict: bool) -> dict[str, An
     return {"type": "json_schema", "json_schema": held | ({"strict": True} if is_strict else {})}
 
 
+def _unfold(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema that says itself what it is: a recursive model's is a $ref, and refused."""
+    if "$ref" not in schema:
+        return schema
+    return {**schema["$defs"][schema["$ref"].removeprefix("#/$defs/")], "$defs": schema["$defs"]}
+
+
 def _make_strict(node: Any) -> Any:  # noqa: ANN401
     if isinstance(node, list):
         return [_make_strict(item) for item in node]
     if not isinstance(node, dict):
         return node
-    # Strict mode takes no defaults, platform.openai.com/docs/guides/structured-outputs.
+    # Strict mode takes no defaults, no oneOf (pydantic's of a discriminated union), and nothing
+    # beside a $ref, platform.openai.com/docs/guides/structured-outputs.
     strict = {
-        n: _make_strict(item) for n, item in node.items() if n not in ("default", "properties")
+        "anyOf" if name == "oneOf" else name: _make_strict(item)
+        for name, item in node.items()
+        if name not in ("default", "discriminator", "properties", "$defs")
     }
-    if isinstance(fields := node.get("properties"), dict):
-        strict["properties"] = {name: _make_strict(field) for name, field in fields.items()}
-        strict |= {"required": list(fields), "additionalProperties": False}
+    if isinstance(strict.get("$ref"), str) and len(strict) > 1:
+        strict["anyOf"] = [{"$ref": strict.pop("$ref")}]
+    for name in ("properties", "$defs"):
+        if isinstance(fields := node.get(name), dict):
+            strict[name] = {field: _make_strict(item) for field, item in fields.items()}
+    if "properties" in strict:
+        strict |= {"required": list(strict["properties"]), "additionalProperties": False}
     return strict
 
 

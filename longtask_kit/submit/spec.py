@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from copy import copy, deepcopy
+from copy import copy
 from dataclasses import MISSING, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
@@ -13,6 +13,7 @@ from longtask_kit.submit.messages import (
     check_json,
     check_messages,
     check_params,
+    copy_json,
     has_system_message,
 )
 
@@ -86,6 +87,9 @@ class TaskSpec:
             raise _wrong("api", f"is {self.api!r:.40}: expected chat or responses")
         _check_text("handler", self.handler, most=100)
         _check_metadata(self.metadata)
+        # Whoever gave them may go on to change them: what was asked stays.
+        object.__setattr__(self, "params", copy_json(self.params))
+        object.__setattr__(self, "metadata", copy_json(self.metadata))
         _check_number("retries", self.retries, *RETRIES_RANGE, whole=True)
         _check_number("timeout_s", self.timeout_s, *TIMEOUT_RANGE_S)
         _check_text("endpoint", self.endpoint, most=100, optional=True)
@@ -93,7 +97,7 @@ class TaskSpec:
 
     def _take_messages(self) -> None:
         check_messages(self.messages)
-        messages = list(self.messages or ())
+        messages = copy_json(self.messages)
         text = find_prompt({"messages": messages})
         if self.prompt not in ("", text):
             raise refuse_both()
@@ -118,7 +122,7 @@ class TaskSpec:
         asked = self.messages
         if asked is None:
             asked = [{"role": "user", "content": self.prompt}]
-        return [*system, *(dict(message) for message in asked)]
+        return [*system, *copy_json(asked)]
 
     def to_wire(self) -> dict[str, Any]:
         """Return the camelCase body of `POST /api/tasks/start`, without what is not set.
@@ -127,7 +131,7 @@ class TaskSpec:
         """
         wire = {_TO_WIRE.get(n, n): getattr(self, n) for n in self.__dataclass_fields__}
         del wire["prompt" if self.messages is not None else "messages"]
-        wire |= {name: deepcopy(wire[name]) for name in _JSON if name in wire}
+        wire |= {name: copy_json(wire[name]) for name in _JSON if name in wire}
         return {
             name: value
             for name, value in wire.items()
@@ -276,7 +280,7 @@ def _check_metadata(value: object) -> None:
     if not isinstance(value, dict):
         raise _wrong("metadata", f"must be a JSON object, got {type(value).__name__}")
     check_json(value, "metadata")
-    size = len(json.dumps(value, ensure_ascii=False).encode())
+    size = _count_bytes(copy_json(value))
     if size > _MAX_METADATA_BYTES:
         raise _wrong("metadata", f"has {size:,} bytes: at most {_MAX_METADATA_BYTES:,}")
 

@@ -219,6 +219,29 @@ def test_a_chat_remembers_what_was_said_and_leaves_out_what_failed(kit: lt.Kit) 
     assert chat.messages[-1] == fourth.message
 
 
+@pytest.mark.parametrize("asked", [{"prompt": "One?"}, {"messages": [{"role": "user"}]}])
+def test_a_chat_says_where_what_is_asked_goes(kit: lt.Kit, asked: dict[str, Any]) -> None:
+    with pytest.raises(lt.SubmitError, match=r"chat\(\) takes no .* goes to send\(\)"):
+        kit.chat(**asked)
+
+
+def test_a_turn_stays_as_it_was_sent_when_its_parts_change(kit: lt.Kit) -> None:
+    chat = kit.chat(handler="echo")
+    parts = [{"type": "text", "text": "One?"}]
+    chat.send(parts)
+    parts[0]["text"] = "Two?"
+    chat.send("Three?")
+    assert chat.messages[0]["content"] == [{"type": "text", "text": "One?"}]
+
+
+def test_what_no_answer_can_be_parsed_as_is_refused_when_attached(kit: lt.Kit) -> None:
+    task = kit.submit("A city", handler="json")
+    with pytest.raises(lt.SubmitError, match=r'"schema" must be .*, got type'):
+        kit.attach(task.id, schema=int)  # type: ignore[arg-type]
+    with pytest.raises(lt.ConfigError, match=r"`status` is .*: expected one of"):
+        kit.tasks(status=["failed"])  # type: ignore[arg-type]
+
+
 def test_a_reply_and_a_message_of_a_chat_take_a_schema(kit: lt.Kit) -> None:
     first = kit.submit("Hello", handler="echo")
     first.result(30)
@@ -276,9 +299,22 @@ def test_without_the_key_what_an_app_would_not_take_is_not_sent(kit: lt.Kit) -> 
             client.map(["x", "y" * 1_000_000], handler="json", reuse=False)
 
 
+class Cmyk:
+    """What PIL does with an image that PNG has no mode for."""
+
+    def save(self, _: object, *, format: str) -> None:
+        raise OSError(f"cannot write mode CMYK as {format}")
+
+
 @pytest.mark.parametrize(
     ("source", "problem"),
-    [(b"nothing", "expected PNG"), ("/no/such.png", "can't be read"), (7, "got int")],
+    [
+        (b"nothing", "expected PNG"),
+        ("/no/such.png", "can't be read"),
+        ("~nobody-here/cat.png", "can't be read"),
+        (Cmyk(), r"cannot write mode CMYK as PNG\. Give its convert\('RGB'\)"),
+        (7, "got int"),
+    ],
 )
 def test_what_is_no_image_is_refused(source: object, problem: str) -> None:
     with pytest.raises(lt.SubmitError, match=problem):

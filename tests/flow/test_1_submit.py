@@ -76,6 +76,15 @@ def test_bad_input_is_a_400_that_says_what_to_change(
     assert says in response.json()["error"]
 
 
+@pytest.mark.parametrize("call", ["cancel", "retry", "try-now"])
+def test_an_id_that_is_half_a_surrogate_pair_is_no_tasks(settings: lt.Settings, call: str) -> None:
+    url = f"{settings.base_url}/api/tasks/{call}"
+    headers = {"Content-Type": "application/json"}
+    response = HTTP.post(url, content=b'{"taskId": "\\ud800"}', headers=headers)
+    assert response.status_code == 404, response.text
+    assert "No task" in response.json()["error"]
+
+
 def test_a_large_body_is_read_only_for_who_has_the_key(settings: lt.Settings) -> None:
     keyed = settings.model_copy(update={"api_key": SecretStr("the-key")})
     body = b'{"model": "demo-fast", "prompt": "' + b"x" * 5_000_000 + b'"}'

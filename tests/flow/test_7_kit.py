@@ -404,6 +404,14 @@ def test_half_an_environment_is_a_config_error_that_names_the_other_half(
         lt.connect("app.example.com")
     with pytest.raises(lt.ConfigError, match="api_key"):
         lt.connect(api_key="x")
+    for url, key, name in ((b"https://a.com", None, "url"), ("https://a.com", 7, "…, api_key=…")):
+        with pytest.raises(lt.ConfigError, match=rf"connect\({name}\) takes text, got "):
+            lt.connect(url, api_key=key)  # type: ignore[arg-type]
+
+
+def test_blanks_around_a_copied_url_are_left_out(settings: lt.Settings) -> None:
+    with lt.connect(f" {settings.base_url}/\n", quiet=True) as kit:
+        assert kit.submit("x", model="demo-fast").result(30)
 
 
 def test_a_forked_child_is_told_to_connect_again(kit: lt.Kit) -> None:

@@ -37,6 +37,17 @@ def test_a_blank_prompt_beside_a_conversation_or_an_image_is_none(
     assert both.messages == [*SAID, *shown]
 
 
+def test_a_file_is_read_with_a_byte_order_mark_and_from_home(
+    said: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said.write_text(json.dumps(SAID), encoding="utf-8-sig")
+    monkeypatch.setenv("HOME", str(said.parent))
+    monkeypatch.setenv("USERPROFILE", str(said.parent))
+    assert read_spec(prompt=None, messages=Path("~/said.json")).messages == SAID
+    with pytest.raises(lt.SubmitError, match=r"--messages: ~nobody-here/said.json can't be read"):
+        read_spec(prompt=None, messages=Path("~nobody-here/said.json"))
+
+
 def test_a_blank_prompt_alone_is_refused() -> None:
     with pytest.raises(lt.SubmitError, match=r'^"PROMPT" is empty'):
         read_spec(prompt=" ")

@@ -3,6 +3,8 @@
 import json
 import math
 import re
+from collections import ChainMap
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -390,3 +392,26 @@ def test_the_wire_form_does_not_share_the_callers_metadata() -> None:
     wire = TaskSpec(prompt="hi", metadata=metadata).to_wire()
     metadata["tags"].append("b")
     assert wire["metadata"] == {"tags": ["a"]}
+
+
+def test_what_was_asked_stays_when_its_callers_objects_change() -> None:
+    message = {"role": "user", "content": [{"type": "text", "text": "One?"}]}
+    params = {"stop": ["a"]}
+    spec = make_spec(messages=[message], params=params)
+    message["content"] = "Two?"
+    params["stop"].append("b")
+    spec.to_messages()[0]["content"].clear()
+    asked = [{"role": "user", "content": [{"type": "text", "text": "One?"}]}]
+    assert (spec.messages, spec.prompt, spec.params) == (asked, "One?", {"stop": ["a"]})
+
+
+def test_any_mapping_is_an_object() -> None:
+    part = MappingProxyType({"type": "image_url", "image_url": MappingProxyType({"url": "u"})})
+    message: ChainMap[str, Any] = ChainMap({"role": "user"}, {"content": [part]})
+    params = MappingProxyType({"a": ChainMap({"b": 1})})
+    wire = json.loads(json.dumps(make_spec(messages=[message], params=params).to_wire()))
+    parts = [{"type": "image_url", "image_url": {"url": "u"}}]
+    assert wire["messages"] == [{"role": "user", "content": parts}]
+    assert wire["params"] == {"a": {"b": 1}}
+    metadata = make_spec(prompt="x", metadata={"a": ChainMap({"b": 1})}).to_wire()["metadata"]
+    assert json.dumps(metadata) == '{"a": {"b": 1}}'
