@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+ENCODING = "utf-8-sig"
+"""How a file is read: some editors write a mark before its first line."""
+
 UNDECODED = "surrogateescape"
 """How a file's bytes are read and written: those that are no text damage their line alone."""
 
