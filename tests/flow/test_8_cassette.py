@@ -10,7 +10,10 @@ from typing import Any
 import httpx
 import pytest
 from pydantic import SecretStr
-from starlette.responses import JSONResponse
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 import longtask_kit as lt
 from longtask_kit.cli.notebooks import LESSONS
@@ -309,6 +312,34 @@ def test_what_is_missing_is_asked_of_the_model_and_recorded(
         end(kit.submit("one"))
         assert len(app.asked) == 3
     assert len(file.read_text().splitlines()) == 2
+
+
+@contextlib.contextmanager
+def serve_turns(*turns: str | int) -> Iterator[dict[str, Any]]:
+    """Yield the options of `connect()` for a model of these answers; a number is a refusal."""
+    left = iter(turns)
+
+    async def answer(request: Request) -> Response:
+        turn = next(left)
+        if isinstance(turn, int):
+            return JSONResponse({"error": {"message": "No.", "code": "refused"}}, turn)
+        choice = {"index": 0, "delta": {"content": turn}, "finish_reason": "stop"}
+        chunk = f"data: {json.dumps({'choices': [choice]})}\n\ndata: [DONE]\n\n"
+        return Response(chunk, media_type="text/event-stream")
+
+    with serve(Starlette(routes=[Route("/v1/chat/completions", answer, methods=["POST"])])) as url:
+        yield {"model": "theirs", "model_url": f"{url}/v1"}
+
+
+def test_what_failed_is_missing_still_and_asked_again(file: Path) -> None:
+    seen = []
+    with serve_turns(401, "Well.") as options:
+        for _ in range(3):
+            with replay(mode="extend", **options) as kit:
+                task = end(kit.submit("one"))
+                seen.append((task.status, task.text, "replayed" in task.data))
+    assert seen == [("failed", "", False), ("completed", "Well.", False), (*seen[1][:2], True)]
+    assert len(read_attempts(file, "one")) == 1
 
 
 def test_a_notebook_is_recorded_and_replayed_by_the_environment_alone(
