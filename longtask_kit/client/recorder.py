@@ -30,6 +30,7 @@ from longtask_kit.submit.spec import TaskSpec
 if TYPE_CHECKING:
     import os
     from collections.abc import Collection, Iterable
+    from datetime import datetime
     from pathlib import Path
     from types import TracebackType
 
@@ -252,7 +253,7 @@ async def read_answers(
 ) -> tuple[list[Answer], Counter[str]]:
     """Return what tasks were answered, and how many were left out, by why."""
     turns = asyncio.Semaphore(_AT_ONCE)
-    answers: list[Answer] = []
+    answers: list[tuple[datetime, Answer]] = []
     left_out: Counter[str] = Counter()
 
     async def read(task_id: str) -> None:
@@ -265,10 +266,11 @@ async def read_answers(
         if isinstance(found, str):
             left_out[found] += 1
         else:
-            answers.append(found)
+            answers.append((record.since or record.created, found))
 
     await asyncio.gather(*map(read, task_ids))
-    return answers, left_out
+    answers.sort(key=lambda one: one[0])  # of two answers to one question the later stands
+    return [answer for _, answer in answers], left_out
 
 
 def _why_not(record: TaskRecord, model: str) -> str | None:

@@ -342,6 +342,15 @@ def test_what_failed_is_missing_still_and_asked_again(file: Path) -> None:
     assert len(read_attempts(file, "one")) == 1
 
 
+def test_of_two_answers_to_a_question_the_later_is_kept(file: Path) -> None:
+    turns = serve_turns("word " * 3000, "Short.")
+    with turns as options, lt.connect(quiet=True, **options) as kit:
+        both = [end(kit.submit("same")) for _ in range(2)]
+        for _ in range(4):
+            kit.save_cassette(file, both[::-1])  # as `kit.tasks()` lists them
+            assert read_attempts(file, "same")[0]["text"] == "Short."
+
+
 def test_a_notebook_is_recorded_and_replayed_by_the_environment_alone(
     file: Path, model: tuple[FakeModel, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
