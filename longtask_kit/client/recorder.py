@@ -7,7 +7,7 @@ import contextlib
 import logging
 import threading
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
@@ -50,6 +50,7 @@ _LEFT_OUT = {
     "handler": "of a handler of one's own, which is not recorded",
     "gone": "not there any more",
     "nameless": "without a model's name: give it as connect(model=…)",
+    "redact": "for which redact=… returned no messages",
     "unanswered": "that no model ended: cancelled, out of time, or not in what was replayed",
 }
 
@@ -201,7 +202,7 @@ class Recorder:
             over = [i for i in wanted if i not in states or states[i].status in TERMINAL_STATUSES]
             if not over:
                 return
-            terms = _read_terms(self._door, self._redact)
+            terms = replace(_read_terms(self._door, self._redact), goes_on=True)
             answers, left_out = await read_answers(backend, over, terms)
             await asyncio.get_running_loop().run_in_executor(None, add_answers, self._path, answers)
             self._open.difference_update(over)
@@ -217,11 +218,13 @@ class Terms:
         model: Of tasks that name none.
         hosts: Names of machines that no error keeps.
         redact: From messages to those that are kept.
+        goes_on: Whether a task for which `redact` fails is left out, instead of costing them all.
     """
 
     model: str
     hosts: Collection[str]
     redact: Redact | None
+    goes_on: bool = False
 
 
 def _read_terms(door: Door, redact: Redact | None) -> Terms:
@@ -284,7 +287,13 @@ def _why_not(record: TaskRecord, model: str) -> str | None:
 async def _read_answer(backend: Backend, record: TaskRecord, terms: Terms) -> Answer | str:
     wire = await backend.read_input(record.task_id)
     sample = int(record.wire.get("sample") or 0)
-    question = make_question(wire, model=terms.model, sample=sample, redact=terms.redact)
+    try:
+        question = make_question(wire, model=terms.model, sample=sample, redact=terms.redact)
+    except Exception as exc:
+        if not terms.goes_on:
+            raise
+        logger.warning("redact=… failed for %s: %r", record.task_id, exc)
+        return "redact"
     async with contextlib.aclosing(follow(backend.source, record.task_id)) as events:  # type: ignore[type-var]
         log = [event async for event in events]
 

@@ -536,6 +536,25 @@ def test_a_block_says_what_it_leaves_out(
     assert file.read_text() == ""
 
 
+def test_a_task_that_redact_fails_of_costs_no_other_its_recording(
+    real: lt.Kit, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def redact(messages: list[dict[str, Any]]) -> Any:  # noqa: ANN401
+        content = messages[-1]["content"]
+        return {"none": None}[content] if content in ("none", "odd") else messages
+
+    with real.record(file, redact=redact) as recorder:
+        for prompt in ("one", "odd", "none", "two"):
+            end(real.submit(prompt))
+        wait_until(lambda: "0 tasks not ended" in repr(recorder))
+    assert read_attempts(file, "one")
+    assert read_attempts(file, "two")
+    assert "KeyError('odd')" in caplog.text
+    assert "left out, for which redact=… returned no messages" in caplog.text
+    with pytest.raises(lt.ConfigError, match="must return messages"):
+        real.save_cassette(file, end(real.submit("none")), redact=redact)
+
+
 def test_an_app_of_the_notebooks_own_replays_beside_its_handlers(real: lt.Kit, file: Path) -> None:
     real.save_cassette(file, end(told := real.submit("told")))
     with replay() as kit:
