@@ -164,7 +164,7 @@ class Recorder:
     async def _follow(self) -> None:
         """Look at what has changed, twice a second, until everything has ended."""
         place: str | None = None
-        ticks = 0
+        ticks, told = 0, ""
         while self._goes_on():
             backend = self._door.backend
             try:
@@ -177,9 +177,11 @@ class Recorder:
                 if ticks % _LOOK_AGAIN_TICKS < 2:
                     ended |= self._open
                 await self._record(backend, ended & self._open)
+                told = ""
             except LongTaskError as exc:
                 ticks = 0  # what was heard of is looked for once more
-                logger.warning("%s is not recorded for now: %s", self._path.name, exc)
+                if told != (told := str(exc)):  # once, not twice a second
+                    logger.warning("%s is not recorded for now: %s", self._path.name, exc)
             await asyncio.sleep(_TICK_S)
 
     def _take_fresh(self) -> set[str]:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -553,6 +554,31 @@ def test_a_task_that_redact_fails_of_costs_no_other_its_recording(
     assert "left out, for which redact=… returned no messages" in caplog.text
     with pytest.raises(lt.ConfigError, match="must return messages"):
         real.save_cassette(file, end(real.submit("none")), redact=redact)
+
+
+def test_a_file_that_can_not_be_written_is_told_once_and_tried_again(
+    real: lt.Kit, file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = file.parent / "answers"
+    folder.mkdir()
+    recorder = real.record(folder / file.name)
+    tries: list[object] = []
+    with recorder:
+        shutil.rmtree(folder)
+        end(real.submit("one"))
+        wait_until(lambda: "is not recorded for now" in caplog.text)
+        looked, before = real._door.backend.groups.look, len(caplog.records)
+
+        async def look(ids: Any) -> Any:  # noqa: ANN401
+            tries.append(ids)
+            return await looked(ids)
+
+        monkeypatch.setattr(real._door.backend.groups, "look", look)
+        wait_until(lambda: len(tries) > 2)
+        assert len(caplog.records) == before
+        folder.mkdir()
+        wait_until(lambda: "0 tasks not ended" in repr(recorder))
+    assert read_attempts(folder / file.name, "one")
 
 
 def test_an_app_of_the_notebooks_own_replays_beside_its_handlers(real: lt.Kit, file: Path) -> None:
