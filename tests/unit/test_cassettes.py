@@ -249,6 +249,13 @@ def test_a_mark_before_the_first_line_costs_no_answer(tmp_path: Path) -> None:
     assert path.read_bytes() == plain.encode()
 
 
+def test_a_prompt_that_begins_with_data_is_kept_as_it_was_said() -> None:
+    prompt = "data: 1, 2, " + "and more, " * 40
+    assert json.loads(say(prompt=prompt).to_line())["prompt"] == prompt
+    said, kept = ([{"role": "user", "content": f"data: of {who}"}] for who in ("Ada", "X"))
+    assert hide("Not Ada.", said=said, kept=kept) == "Not ***."
+
+
 def test_a_line_feed_of_another_alphabet_breaks_no_line(tmp_path: Path) -> None:
     odd = "a\u2028b\u2029c\x85d\ne\ud800f🪴"
     path = tmp_path / "answers.jsonl"
