@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+ENCODING = "utf-8-sig"
+"""How a file is read: some editors write a mark before its first line."""
+
 UNDECODED = "surrogateescape"
 """How a file's bytes are read and written: those that are no text damage their line alone."""
 
@@ -332,10 +335,15 @@ def _hash_data(value: Any) -> Any:  # noqa: ANN401 - any JSON
         return {name: _hash_data(inner) for name, inner in value.items()} | _hash_named(value)
     if isinstance(value, list | tuple):
         return [_hash_data(inner) for inner in value]
-    if isinstance(value, str) and value.startswith("data:") and len(value) > _BASE64_CHARS:
+    if isinstance(value, str) and is_data(value) and len(value) > _BASE64_CHARS:
         head, _, data = value.partition(",")
         return f"{head},{_hash(data)}"
     return value
+
+
+def is_data(text: str) -> bool:
+    """Tell whether it is an image or a file, not what somebody says who begins with `data:`."""
+    return text.startswith("data:") and text.partition(",")[0].endswith(";base64")
 
 
 def _hash_named(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from longtask_kit.cassettes import Question  # noqa: TC001 - of a dataclass
 from longtask_kit.client.cassette import load_cassette, make_question
+from longtask_kit.client.replay import ALONE
 from longtask_kit.errors import ConfigError, StreamExpiredError
 
 if TYPE_CHECKING:
@@ -57,26 +58,34 @@ def open_replay(cassette: Path) -> Iterator[Callable[[Path], Seen]]:
     load_cassette(cassette)
     known: set[str] = set()
     with open_home(models_folder()) as home, lesson_environment(home):
-        os.environ |= {"LONGTASK_REPLAY": str(cassette), "LONGTASK_REPLAY_SPEED": "0"}
+        os.environ |= {"LONGTASK_REPLAY": str(cassette), "LONGTASK_REPLAY_SPEED": "0", ALONE: "1"}
         yield lambda notebook: _look(_execute(notebook), known)
 
 
 def _execute(path: Path) -> list[str]:
     import nbformat
     from nbclient import NotebookClient
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
     try:
         notebook = nbformat.read(path, as_version=4)
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, nbformat.ValidationError) as exc:
         raise ConfigError(f"{path.name} can't be read as a notebook: {exc}.") from exc
-    NotebookClient(
+    client = NotebookClient(
         notebook,
         timeout=_CELL_TIMEOUT_S,
         kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}},
         allow_errors=True,
-    ).execute()
-    return [error for i, cell in enumerate(notebook.cells, 1) for error in _list_errors(i, cell)]
+    )
+    ended: list[str] = []
+    try:
+        client.execute()
+    except (CellTimeoutError, DeadKernelError) as exc:
+        why = f"a cell took more than {_CELL_TIMEOUT_S} s"
+        ended = [why if isinstance(exc, CellTimeoutError) else "its kernel died"]
+    told = [error for i, cell in enumerate(notebook.cells, 1) for error in _list_errors(i, cell)]
+    return told + ended
 
 
 def _list_errors(number: int, cell: Any) -> list[str]:  # noqa: ANN401 - nbformat has no types

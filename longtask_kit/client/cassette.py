@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from longtask_kit.cassettes import (
+    ENCODING,
     UNDECODED,
     Answer,
     Cassette,
@@ -283,7 +284,7 @@ def load_cassette(path: Path) -> Cassette:
 @functools.lru_cache(maxsize=2)
 def _read(path: Path, _stamp: tuple[int, int, int]) -> Cassette:
     """Read it once: `mode="extend"` looks into it at each submit."""
-    return read_cassette(path.read_text(encoding="utf-8", errors=UNDECODED))
+    return read_cassette(path.read_text(encoding=ENCODING, errors=UNDECODED))
 
 
 def _explain_unread(path: Path, exc: OSError) -> str:

@@ -86,9 +86,10 @@ def connect(
             stack, whatever services are set. A relative path is the notebook's folder's. Default is
             `LONGTASK_REPLAY`.
         mode: `replay`, the default, asks nobody: what is not in it fails at once. `extend` asks the
-            model for what is missing and records that; `renew` asks and records all. The model is
-            the file's, unless one is named; that of `LONGTASK_MODEL` is not replayed where the
-            file has no answer of it. A key is looked for by these two alone.
+            model for what is missing, or failed when it was recorded, and records that; `renew`
+            asks and records all. The model is the file's, unless one is named; that of
+            `LONGTASK_MODEL` is not replayed where the file has no answer of it. A key is looked for
+            by these two alone.
         replay_speed: 1 is the recorded pace, 2 twice as fast, 0 as fast as it goes.
         redact: The function that `kit.record(redact=…)` was given.
         quiet: Print nothing.

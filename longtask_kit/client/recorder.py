@@ -7,7 +7,7 @@ import contextlib
 import logging
 import threading
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
@@ -30,6 +30,7 @@ from longtask_kit.submit.spec import TaskSpec
 if TYPE_CHECKING:
     import os
     from collections.abc import Collection, Iterable
+    from datetime import datetime
     from pathlib import Path
     from types import TracebackType
 
@@ -49,6 +50,7 @@ _LEFT_OUT = {
     "handler": "of a handler of one's own, which is not recorded",
     "gone": "not there any more",
     "nameless": "without a model's name: give it as connect(model=…)",
+    "redact": "for which redact=… returned no messages",
     "unanswered": "that no model ended: cancelled, out of time, or not in what was replayed",
 }
 
@@ -162,7 +164,7 @@ class Recorder:
     async def _follow(self) -> None:
         """Look at what has changed, twice a second, until everything has ended."""
         place: str | None = None
-        ticks = 0
+        ticks, told = 0, ""
         while self._goes_on():
             backend = self._door.backend
             try:
@@ -175,9 +177,11 @@ class Recorder:
                 if ticks % _LOOK_AGAIN_TICKS < 2:
                     ended |= self._open
                 await self._record(backend, ended & self._open)
+                told = ""
             except LongTaskError as exc:
                 ticks = 0  # what was heard of is looked for once more
-                logger.warning("%s is not recorded for now: %s", self._path.name, exc)
+                if told != (told := str(exc)):  # once, not twice a second
+                    logger.warning("%s is not recorded for now: %s", self._path.name, exc)
             await asyncio.sleep(_TICK_S)
 
     def _take_fresh(self) -> set[str]:
@@ -200,7 +204,7 @@ class Recorder:
             over = [i for i in wanted if i not in states or states[i].status in TERMINAL_STATUSES]
             if not over:
                 return
-            terms = _read_terms(self._door, self._redact)
+            terms = replace(_read_terms(self._door, self._redact), goes_on=True)
             answers, left_out = await read_answers(backend, over, terms)
             await asyncio.get_running_loop().run_in_executor(None, add_answers, self._path, answers)
             self._open.difference_update(over)
@@ -216,11 +220,13 @@ class Terms:
         model: Of tasks that name none.
         hosts: Names of machines that no error keeps.
         redact: From messages to those that are kept.
+        goes_on: Whether a task for which `redact` fails is left out, instead of costing them all.
     """
 
     model: str
     hosts: Collection[str]
     redact: Redact | None
+    goes_on: bool = False
 
 
 def _read_terms(door: Door, redact: Redact | None) -> Terms:
@@ -252,7 +258,7 @@ async def read_answers(
 ) -> tuple[list[Answer], Counter[str]]:
     """Return what tasks were answered, and how many were left out, by why."""
     turns = asyncio.Semaphore(_AT_ONCE)
-    answers: list[Answer] = []
+    answers: list[tuple[datetime, Answer]] = []
     left_out: Counter[str] = Counter()
 
     async def read(task_id: str) -> None:
@@ -265,10 +271,11 @@ async def read_answers(
         if isinstance(found, str):
             left_out[found] += 1
         else:
-            answers.append(found)
+            answers.append((record.since or record.created, found))
 
     await asyncio.gather(*map(read, task_ids))
-    return answers, left_out
+    answers.sort(key=lambda one: one[0])  # of two answers to one question the later stands
+    return [answer for _, answer in answers], left_out
 
 
 def _why_not(record: TaskRecord, model: str) -> str | None:
@@ -282,7 +289,13 @@ def _why_not(record: TaskRecord, model: str) -> str | None:
 async def _read_answer(backend: Backend, record: TaskRecord, terms: Terms) -> Answer | str:
     wire = await backend.read_input(record.task_id)
     sample = int(record.wire.get("sample") or 0)
-    question = make_question(wire, model=terms.model, sample=sample, redact=terms.redact)
+    try:
+        question = make_question(wire, model=terms.model, sample=sample, redact=terms.redact)
+    except Exception as exc:
+        if not terms.goes_on:
+            raise
+        logger.warning("redact=… failed for %s: %r", record.task_id, exc)
+        return "redact"
     async with contextlib.aclosing(follow(backend.source, record.task_id)) as events:  # type: ignore[type-var]
         log = [event async for event in events]
 

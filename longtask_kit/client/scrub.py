@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from longtask_kit.cassettes import is_data
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
@@ -92,7 +94,7 @@ def _list_words(messages: object) -> set[str]:
 
 def _list_texts(value: Any) -> Iterator[str]:  # noqa: ANN401 - JSON
     if isinstance(value, str):
-        if not value.startswith("data:"):
+        if not is_data(value):
             yield value
     elif isinstance(value, dict):
         yield from _list_texts([inner for key, inner in value.items() if key not in _OF_FORM])

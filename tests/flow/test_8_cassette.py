@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ from typing import Any
 import httpx
 import pytest
 from pydantic import SecretStr
-from starlette.responses import JSONResponse
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 import longtask_kit as lt
 from longtask_kit.cli.notebooks import LESSONS
@@ -311,6 +315,43 @@ def test_what_is_missing_is_asked_of_the_model_and_recorded(
     assert len(file.read_text().splitlines()) == 2
 
 
+@contextlib.contextmanager
+def serve_turns(*turns: str | int) -> Iterator[dict[str, Any]]:
+    """Yield the options of `connect()` for a model of these answers; a number is a refusal."""
+    left = iter(turns)
+
+    async def answer(request: Request) -> Response:
+        turn = next(left)
+        if isinstance(turn, int):
+            return JSONResponse({"error": {"message": "No.", "code": "refused"}}, turn)
+        choice = {"index": 0, "delta": {"content": turn}, "finish_reason": "stop"}
+        chunk = f"data: {json.dumps({'choices': [choice]})}\n\ndata: [DONE]\n\n"
+        return Response(chunk, media_type="text/event-stream")
+
+    with serve(Starlette(routes=[Route("/v1/chat/completions", answer, methods=["POST"])])) as url:
+        yield {"model": "theirs", "model_url": f"{url}/v1"}
+
+
+def test_what_failed_is_missing_still_and_asked_again(file: Path) -> None:
+    seen = []
+    with serve_turns(401, "Well.") as options:
+        for _ in range(3):
+            with replay(mode="extend", **options) as kit:
+                task = end(kit.submit("one"))
+                seen.append((task.status, task.text, "replayed" in task.data))
+    assert seen == [("failed", "", False), ("completed", "Well.", False), (*seen[1][:2], True)]
+    assert len(read_attempts(file, "one")) == 1
+
+
+def test_of_two_answers_to_a_question_the_later_is_kept(file: Path) -> None:
+    turns = serve_turns("word " * 3000, "Short.")
+    with turns as options, lt.connect(quiet=True, **options) as kit:
+        both = [end(kit.submit("same")) for _ in range(2)]
+        for _ in range(4):
+            kit.save_cassette(file, both[::-1])  # as `kit.tasks()` lists them
+            assert read_attempts(file, "same")[0]["text"] == "Short."
+
+
 def test_a_notebook_is_recorded_and_replayed_by_the_environment_alone(
     file: Path, model: tuple[FakeModel, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -494,6 +535,50 @@ def test_a_block_says_what_it_leaves_out(
     served.stop()
     assert "answers.jsonl: 1 left out, of a handler of one's own, which is not" in caplog.text
     assert file.read_text() == ""
+
+
+def test_a_task_that_redact_fails_of_costs_no_other_its_recording(
+    real: lt.Kit, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def redact(messages: list[dict[str, Any]]) -> Any:  # noqa: ANN401
+        content = messages[-1]["content"]
+        return {"none": None}[content] if content in ("none", "odd") else messages
+
+    with real.record(file, redact=redact) as recorder:
+        for prompt in ("one", "odd", "none", "two"):
+            end(real.submit(prompt))
+        wait_until(lambda: "0 tasks not ended" in repr(recorder))
+    assert read_attempts(file, "one")
+    assert read_attempts(file, "two")
+    assert "KeyError('odd')" in caplog.text
+    assert "left out, for which redact=… returned no messages" in caplog.text
+    with pytest.raises(lt.ConfigError, match="must return messages"):
+        real.save_cassette(file, end(real.submit("none")), redact=redact)
+
+
+def test_a_file_that_can_not_be_written_is_told_once_and_tried_again(
+    real: lt.Kit, file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = file.parent / "answers"
+    folder.mkdir()
+    recorder = real.record(folder / file.name)
+    tries: list[object] = []
+    with recorder:
+        shutil.rmtree(folder)
+        end(real.submit("one"))
+        wait_until(lambda: "is not recorded for now" in caplog.text)
+        looked, before = real._door.backend.groups.look, len(caplog.records)
+
+        async def look(ids: Any) -> Any:  # noqa: ANN401
+            tries.append(ids)
+            return await looked(ids)
+
+        monkeypatch.setattr(real._door.backend.groups, "look", look)
+        wait_until(lambda: len(tries) > 2)
+        assert len(caplog.records) == before
+        folder.mkdir()
+        wait_until(lambda: "0 tasks not ended" in repr(recorder))
+    assert read_attempts(folder / file.name, "one")
 
 
 def test_an_app_of_the_notebooks_own_replays_beside_its_handlers(real: lt.Kit, file: Path) -> None:

@@ -142,6 +142,32 @@ def test_notebooks_are_run_to_see_what_they_miss(file: Path) -> None:
     assert failed == "b.ipynb: cell 3 fails: ZeroDivisionError: division by zero"
 
 
+def test_a_notebook_that_asks_the_model_itself_is_looked_through_with_the_file_alone(
+    file: Path,
+) -> None:
+    before = record(file, "tell of cats").read_bytes()
+    asks = "import longtask_kit as lt\nkit = lt.connect(replay='answers.jsonl', mode={!r})\n"
+    asks += "kit.submit('tell of dogs')"
+    paths = [
+        write_notebook(file.parent / f"{mode}.ipynb", asks.format(mode), "kit.tasks()[0].result()")
+        for mode in ("extend", "renew")
+    ]
+    done = longtask("cassette", "check", str(file), *map(str, paths), "--replay")
+    assert done.returncode == 1
+    assert "“tell of [cats → dogs]” (recorded → asked)" in done.stdout
+    assert file.read_bytes() == before
+
+
+def test_a_notebook_whose_kernel_dies_is_told_and_drops_nothing(file: Path) -> None:
+    before = record(file, "tell of cats").read_bytes()
+    path = write_notebook(file.parent / "a.ipynb", "import os; os._exit(1)")
+    done = longtask("cassette", "check", str(file), str(path), "--replay")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "a.ipynb: its kernel died")
+    done = longtask("cassette", "prune", str(file), str(path))
+    assert "so nothing is dropped: its kernel died" in " ".join(done.stderr.split())
+    assert file.read_bytes() == before
+
+
 def test_what_no_notebook_uses_is_dropped_once_all_have_run_to_their_end(file: Path) -> None:
     record(file, "tell of cats", "tell of dogs", "nobody asks this")
     before = file.read_bytes()

@@ -1,5 +1,6 @@
 """A cassette as values: what is keyed, how it is written, what two writers and a damage cost."""
 
+import asyncio
 import dataclasses
 import json
 import multiprocessing
@@ -32,7 +33,7 @@ from longtask_kit.client.scrub import hide, scrub
 from longtask_kit.errors import ConfigError
 from longtask_kit.local.model.nearest import compare_words, explain_missing
 from longtask_kit.local.model.prose import split_tokens, write_reply
-from longtask_kit.local.model.replay import schedule, split_attempt
+from longtask_kit.local.model.replay import Shelf, schedule, split_attempt
 from longtask_kit.log.events import Cursor, TaskEvent, Usage
 from longtask_kit.server.openai_request import build_request
 from longtask_kit.submit.spec import TaskSpec
@@ -236,6 +237,23 @@ def test_bytes_that_are_no_text_cost_their_line_alone(tmp_path: Path) -> None:
     add_answers(path, [say(prompt="c")])
     assert len(load_cassette(path).answers) == 3
     assert path.read_bytes().endswith(b'{"model":"\xff\xfe"}\n')
+
+
+def test_a_mark_before_the_first_line_costs_no_answer(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    plain = write_cassette(merge(Cassette(), [say(prompt=p) for p in "ab"]))
+    path.write_text(plain.replace("\n", "\r\n"), encoding="utf-8-sig", newline="")
+    assert load_cassette(path).damaged == []
+    assert asyncio.run(Shelf().open(path)).find(ask("a"))
+    add_answers(path, [say(prompt="a")])
+    assert path.read_bytes() == plain.encode()
+
+
+def test_a_prompt_that_begins_with_data_is_kept_as_it_was_said() -> None:
+    prompt = "data: 1, 2, " + "and more, " * 40
+    assert json.loads(say(prompt=prompt).to_line())["prompt"] == prompt
+    said, kept = ([{"role": "user", "content": f"data: of {who}"}] for who in ("Ada", "X"))
+    assert hide("Not Ada.", said=said, kept=kept) == "Not ***."
 
 
 def test_a_line_feed_of_another_alphabet_breaks_no_line(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from longtask_kit.cassettes import UNDECODED, Cassette, Question, read_cassette
+from longtask_kit.cassettes import ENCODING, UNDECODED, Cassette, Question, read_cassette
 from longtask_kit.local.model.nearest import explain_missing
 from longtask_kit.local.model.prose import split_tokens
 from longtask_kit.local.model.request import ApiError
@@ -86,7 +86,7 @@ class Shelf:
             facts = os.stat(path)
             stamp = (facts.st_mtime_ns, facts.st_size, facts.st_ino)
             if (known := self._read.get(path)) is None or known[0] != stamp:
-                text = path.read_text(encoding="utf-8", errors=UNDECODED)
+                text = path.read_text(encoding=ENCODING, errors=UNDECODED)
                 self._read[path] = known = stamp, read_cassette(text)
             return known[1]
         except OSError as exc:
