@@ -168,12 +168,20 @@ class TaskPanel(w.VBox):
             task = self._kit.submit(prompt, **options)
             self.watch(task)
             return task
-        if self.task is not None and self.status not in TERMINAL_STATUSES:
+        if self._is_under_way:
             raise SubmitError("The answer before is still under way: wait for it, or cancel it.")
         task = self._find_chat(options).send(prompt, **options)
         self._add(task)
         self.prompt.value = ""
         return task
+
+    @property
+    def _is_under_way(self) -> bool:
+        """Whether an answer is; a page that has its end may ask before `status` is told of it."""
+        if self.task is None:
+            return False
+        known = self.task._feed.read(lambda state: state.status)
+        return TERMINAL_STATUSES.isdisjoint((self.status, known))
 
     def _find_chat(self, options: dict[str, Any] | None = None) -> Chat:
         """Return the conversation: that of the task shown, if it is not known yet."""
@@ -186,7 +194,7 @@ class TaskPanel(w.VBox):
         task = turn.task
         if task is None:
             raise SubmitError("Nothing has been asked yet: submit() first.")
-        if self.status not in TERMINAL_STATUSES:
+        if self._is_under_way:
             raise SubmitError("An answer is still under way: wait for it, or cancel it.")
         changes: dict[str, Any] = {"model": model} if model else {}
         if self.chat.value:

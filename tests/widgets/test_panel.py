@@ -235,6 +235,26 @@ def test_a_message_is_not_sent_into_an_answer(kit: lt.Kit) -> None:
     panel.cancel()
 
 
+def test_a_page_that_has_the_end_may_send_at_once(kit: lt.Kit) -> None:
+    panel = kit.panel()
+    panel.chat.value, panel.model.value, panel.prompt.value = True, "demo-fast", "Explain tides"
+    send = panel.output.send
+    sent: list[lt.Task | None] = []
+
+    def send_as_a_page_does(message: dict[str, object], buffers: object = None) -> None:
+        send(message, buffers)
+        if '"completed"' in json.dumps(message) and not sent:
+            panel.prompt.value = "And ledgers?"
+            sent.append(panel.submit())
+
+    panel.output.send = send_as_a_page_does
+    first = panel.submit()
+    assert first is not None
+    wait_until(lambda: bool(sent))
+    assert sent[0] is not None, panel.history.problem
+    assert [m["content"] for m in sent[0].messages][::2] == ["Explain tides", "And ledgers?"]
+
+
 def test_a_turn_can_be_asked_again_in_other_words_and_of_another_model(kit: lt.Kit) -> None:
     panel = kit.panel()
     panel.model.value, panel.chat.value = "demo-fast", True
