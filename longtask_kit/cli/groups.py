@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import sys
 import time
@@ -30,7 +29,7 @@ from longtask_kit.cli.console import (
 )
 from longtask_kit.cli.rows_file import check_out, read_rows_file, write_rows_file
 from longtask_kit.cli.table import print_table
-from longtask_kit.client.frame import make_columns, write_json_lines
+from longtask_kit.client.frame import list_json_rows, make_columns
 from longtask_kit.client.listed import describe_age
 from longtask_kit.client.options import read_spec
 from longtask_kit.client.rows import read_rows
@@ -270,8 +269,8 @@ def _write(group: TaskGroup, out: Path | None) -> None:
     group._read_texts()
     columns = make_columns(group.rows, group._list_answers(), samples=group._samples)
     if out is None:
-        for line in write_json_lines(columns):
-            print_json_line(json.loads(line))
+        for row in list_json_rows(columns):
+            print_json_line(row)
     else:
         write_rows_file(out, columns)
         tell(f"written: {out}", err=True)

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from longtask_kit.client.frame import write_csv, write_json_lines
+from longtask_kit.client.frame import write_table
 from longtask_kit.errors import ConfigError, SubmitError
 
 if TYPE_CHECKING:
@@ -56,9 +56,7 @@ def check_out(path: Path) -> None:
 
 def write_rows_file(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
     """Write answers, whole or not at all: what stood there before stays until then."""
-    text = (
-        write_csv(columns) if path.suffix.lower() == ".csv" else "".join(write_json_lines(columns))
-    )
+    text = write_table(columns, is_csv=path.suffix.lower() == ".csv")
     draft = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
     try:
         draft.write_text(text, encoding="utf-8", newline="")

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from longtask_kit.client.archive_file import open_archive
-from longtask_kit.client.frame import make_plain, write_csv, write_json_lines
+from longtask_kit.client.frame import make_plain, write_table
 from longtask_kit.errors import ConfigError, StreamExpiredError
 from longtask_kit.log.archive import Archived
 from longtask_kit.log.keys import is_group_id, is_task_id
@@ -67,9 +67,7 @@ def export_groups(
 def _export_table(path: Path, group: TaskGroup) -> int:
     try:
         if (kind := path.suffix.lower()) in (".jsonl", ".csv"):
-            columns = group._list_columns()
-            is_csv = kind == ".csv"
-            text = write_csv(columns) if is_csv else "".join(write_json_lines(columns))
+            text = write_table(group._list_columns(), is_csv=kind == ".csv")
             path.write_text(text, encoding="utf-8", newline="")
             return len(group)
         frame = group.to_frame()

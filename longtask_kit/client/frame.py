@@ -44,25 +44,27 @@ def write_csv(columns: Mapping[str, Sequence[Any]]) -> str:
     writer.writerow(columns)
     for row in zip(*columns.values(), strict=True):
         cells = map(make_json, row)
-        writer.writerow([to_json(c) if isinstance(c, dict | list) else c for c in cells])
+        writer.writerow([_dump(c) if isinstance(c, dict | list) else c for c in cells])
     return text.getvalue()
 
 
-def write_json_lines(columns: Mapping[str, Sequence[Any]]) -> list[str]:
-    """Return a line of JSON for each row; what JSON lacks is as `str` has it, NaN is null."""
+def write_table(columns: Mapping[str, Sequence[Any]], *, is_csv: bool) -> str:
+    """Return columns as CSV, or as a line of JSON for each row."""
+    if is_csv:
+        return write_csv(columns)
+    return "".join(f"{_dump(row)}\n" for row in list_json_rows(columns))
+
+
+def list_json_rows(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Return each row as JSON has it."""
     return [
-        to_json(make_json(dict(zip(columns, row, strict=True)))) + "\n"
+        make_json(dict(zip(columns, row, strict=True)))
         for row in zip(*columns.values(), strict=True)
     ]
 
 
-def to_json(value: object) -> str:
-    """Return what `make_json` made as text."""
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
 def make_json(value: Any) -> Any:  # noqa: ANN401
-    """Return a cell without what JSON has no word for, at any depth."""
+    """Return a cell as JSON: what that has no word for is as `str` has it, NaN is None."""
     value = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     if hasattr(value, "tolist"):  # of numpy: a number, or an array
         value = value.tolist()
@@ -73,9 +75,13 @@ def make_json(value: Any) -> Any:  # noqa: ANN401
             return [make_json(item) for item in value]
         case float() if not math.isfinite(value):
             return None
-        case str():
+        case str() | int() | float():
             return value
-    return None if is_empty(value) else value
+    return None if is_empty(value) else str(value)
+
+
+def _dump(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)

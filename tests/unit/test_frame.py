@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from pydantic import BaseModel
 
-from longtask_kit.client.frame import make_frame, read_origin, write_csv, write_json_lines
+from longtask_kit.client.frame import make_frame, read_origin, write_csv, write_table
 from longtask_kit.client.rows import read_rows
 
 
@@ -85,7 +85,7 @@ def test_a_line_of_json_is_read_by_any_tool() -> None:
         "when": [datetime(2024, 1, 1, tzinfo=UTC)],
         "blank": [""],
     }
-    [line] = write_json_lines(columns)
+    [line] = write_table(columns, is_csv=False).splitlines()
 
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is not JSON")
