@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from longtask_kit.log.timeline import WAITS
 from longtask_kit.widgets.facts import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from longtask_kit.log.timeline import Span
 
 _CUT_SHARE = 0.22  # of what is not waiting: as wide as a wait that was cut is drawn
 _CUT_FROM = 1.6  # times as long as that: a wait that is cut
@@ -95,7 +98,13 @@ def make_scale(total_s: float, waits: Iterable[tuple[float, float]]) -> Scale:
     return Scale(tuple(stretches))
 
 
-def list_waits(busy: Iterable[tuple[float, float]], total_s: float) -> list[tuple[float, float]]:
+def make_scale_of_spans(spans: Iterable[Span], total_s: float) -> Scale:
+    """Return the scale of an axis that is cut where none of them does anything."""
+    busy = [(span.begin_s, span.end_s) for span in spans if span.kind not in WAITS]
+    return make_scale(max(total_s, 0.001), _list_waits(busy, total_s))
+
+
+def _list_waits(busy: Iterable[tuple[float, float]], total_s: float) -> list[tuple[float, float]]:
     """Return the stretches up to the end in which nothing happened, `(begin, end)` in seconds."""
     waits, at = [], 0.0
     for begin, end in [*sorted(busy), (total_s, total_s)]:

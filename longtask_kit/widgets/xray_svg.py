@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from longtask_kit.log.text import make_printable
 from longtask_kit.log.timeline import WAITS
 from longtask_kit.widgets.facts import format_duration
-from longtask_kit.widgets.xray_scale import Scale, list_waits, make_scale
+from longtask_kit.widgets.xray_scale import Scale, make_scale_of_spans
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,9 +92,8 @@ def choose_attempts(attempts: list[Attempt]) -> list[Attempt]:
 
 def make_timeline_scale(timeline: Timeline) -> Scale:
     """Return the scale of a task's time axis: cut where it waits, or had ended until a retry."""
-    spans = [span for attempt in timeline.attempts for span in attempt.spans]
-    busy = [(span.begin_s, span.end_s) for span in spans if span.kind not in WAITS]
-    return make_scale(max(timeline.total_s, 0.001), list_waits(busy, timeline.total_s))
+    spans = (span for attempt in timeline.attempts for span in attempt.spans)
+    return make_scale_of_spans(spans, timeline.total_s)
 
 
 def draw_axis(scale: Scale, y: int, *, left: float = 0.0) -> str:

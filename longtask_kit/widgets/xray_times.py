@@ -6,9 +6,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from longtask_kit.log.events import TERMINAL_STATUSES
-from longtask_kit.log.timeline import MODEL, WAITS, Kind, Timeline
+from longtask_kit.log.timeline import MODEL, Kind, Timeline
 from longtask_kit.widgets.facts import format_duration
-from longtask_kit.widgets.xray_scale import Scale, list_waits, make_scale
+from longtask_kit.widgets.xray_scale import Scale, make_scale_of_spans
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -91,14 +91,9 @@ class GroupTimes(NamedTuple):
 
 def make_group_scale(times: GroupTimes) -> Scale:
     """Return the scale of a group's axis: cut where all of them wait."""
-    busy = [
-        (span.begin_s, span.end_s)
-        for line in times.lines
-        for attempt in line.timeline.attempts
-        for span in attempt.spans
-        if span.kind not in WAITS
-    ]
-    return make_scale(max(times.total_s, 0.001), list_waits(busy, times.total_s))
+    attempts = (attempt for line in times.lines for attempt in line.timeline.attempts)
+    spans = (span for attempt in attempts for span in attempt.spans)
+    return make_scale_of_spans(spans, times.total_s)
 
 
 def list_counts(lines: Sequence[Line], kinds: Collection[Kind]) -> list[tuple[float, int]]:
