@@ -17,7 +17,7 @@ from longtask_kit.client.overview_watch import OverviewWatch
 from longtask_kit.client.task import Task
 from longtask_kit.widgets.dashboard_facts import DashboardFacts, DashboardQuery
 from longtask_kit.widgets.dashboard_saved import make_bundle
-from longtask_kit.widgets.display import WIDGET_VIEW, find_kernel_shell, keep_up
+from longtask_kit.widgets.display import find_kernel_shell, keep_up, make_view
 from longtask_kit.widgets.live import LiveOutput
 
 if TYPE_CHECKING:
@@ -229,6 +229,5 @@ class _ShownDashboard:
     def _describe(self, *, has_view: bool) -> dict[str, Any]:
         data: dict[str, Any] = dict(self._dashboard._make_bundle())
         if has_view:
-            view = {"version_major": 2, "version_minor": 0, "model_id": self._output.model_id}
-            data[WIDGET_VIEW] = view
+            data |= make_view(self._output)
         return data

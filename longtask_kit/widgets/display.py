@@ -21,12 +21,13 @@ from longtask_kit.widgets.keeper import describe_now, make_metadata
 
 if TYPE_CHECKING:
     from IPython.core.display_functions import DisplayHandle
+    from ipywidgets import Widget
 
     from longtask_kit.client.task import Task
     from longtask_kit.log.transcript import Transcript
     from longtask_kit.widgets.output import TaskOutput
 
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+_WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 _NEWS_S = 0.3  # what a cell showed only just needs no update at that cell's end
 _OFFER_S = 20.0  # for a page to take an end, which it asks for twice if it must
 _END_S = 5.0  # an end that is known of takes a moment to be read, and costs a cell no more
@@ -190,7 +191,7 @@ class _Shown:
     def _show_live_again(self) -> None:
         """Bring the card back whose page came after the end: it has the buttons."""
         with self._lock:
-            if self._is_over and self._may_come_back and WIDGET_VIEW not in self._sent:
+            if self._is_over and self._may_come_back and _WIDGET_VIEW not in self._sent:
                 self._show_live()
 
     def _reopen(self) -> None:
@@ -245,9 +246,14 @@ class _Shown:
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         data: dict[str, Any] = describe_now(self._task, state)
         if not is_over:
-            view = {"version_major": 2, "version_minor": 0, "model_id": self._output.model_id}
-            data[WIDGET_VIEW] = view
+            data |= make_view(self._output)
         return data, make_metadata(self._task.id, state.status)
+
+
+def make_view(output: Widget) -> dict[str, Any]:
+    """Return the part of an output's MIME bundle that a page shows live."""
+    view = {"version_major": 2, "version_minor": 0, "model_id": output.model_id}
+    return {_WIDGET_VIEW: view}
 
 
 def _begin_cell(_: object = None) -> None:

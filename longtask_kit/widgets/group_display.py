@@ -15,7 +15,7 @@ from longtask_kit.cassettes import describe_place
 from longtask_kit.client.group_votes import was_replayed
 from longtask_kit.log.text import make_printable
 from longtask_kit.widgets.compare_saved import make_compared
-from longtask_kit.widgets.display import WIDGET_VIEW, find_kernel_shell, keep_up
+from longtask_kit.widgets.display import find_kernel_shell, keep_up, make_view
 from longtask_kit.widgets.group_facts import (
     GroupFacts,
     RowFacts,
@@ -97,8 +97,7 @@ class _ShownGroup:
     def _describe(self, *, has_view: bool) -> dict[str, Any]:
         data: dict[str, Any] = dict(self._output.make_bundle())
         if has_view:
-            view = {"version_major": 2, "version_minor": 0, "model_id": self._output.model_id}
-            data[WIDGET_VIEW] = view
+            data |= make_view(self._output)
         return data
 
 

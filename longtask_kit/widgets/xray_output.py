@@ -14,7 +14,7 @@ import anywidget
 import traitlets
 
 from longtask_kit.errors import ConfigError
-from longtask_kit.widgets.display import WIDGET_VIEW, keep_up
+from longtask_kit.widgets.display import keep_up, make_view
 from longtask_kit.widgets.keeper import may_pages_write
 from longtask_kit.widgets.output import hear_in_busy_cells
 from longtask_kit.widgets.xray import make_bundle, make_track, read_facts
@@ -223,6 +223,5 @@ class _ShownXRay:
     def _describe(self, *, has_view: bool) -> dict[str, Any]:
         data: dict[str, Any] = dict(self._output.picture.make_bundle())
         if has_view:
-            view = {"version_major": 2, "version_minor": 0, "model_id": self._output.model_id}
-            data[WIDGET_VIEW] = view
+            data |= make_view(self._output)
         return data
