@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from longtask_kit.log.groups import TIE
 from longtask_kit.widgets.compare_facts import count_prompts, read_prompt
-from longtask_kit.widgets.group_saved import draw_bar, draw_dot, draw_head
+from longtask_kit.widgets.group_saved import draw_bar, draw_head
 from longtask_kit.widgets.saved import read_style
+from longtask_kit.widgets.saved_style import HUES, LINE, draw_dot
 
 if TYPE_CHECKING:
     from longtask_kit.client.group import TaskGroup
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 SHOWN_PROMPTS = 25
 _TEXT_PROMPTS = 10
 _MOST_CHARS = 1200  # of an answer
-_LINE = "1px solid rgba(127,127,127,.28)"
-_CARD = f"border:{_LINE};border-radius:8px;max-width:90rem;margin:6px 0;overflow:hidden"
+_CARD = f"border:{LINE};border-radius:8px;max-width:90rem;margin:6px 0;overflow:hidden"
 _PROMPT = (
     "padding:8px 14px 2px;font-size:13px;font-weight:600;white-space:pre-wrap;"
     "overflow-wrap:anywhere"
@@ -87,7 +87,7 @@ def _draw_prompt(prompt: Prompt) -> str:
         for at, answer in enumerate(prompt.answers)
     )
     return (
-        f'<div style="border-bottom:{_LINE}"><div style="{_PROMPT}">{escape(prompt.prompt)}</div>'
+        f'<div style="border-bottom:{LINE}"><div style="{_PROMPT}">{escape(prompt.prompt)}</div>'
         f'<div style="{_CELLS}">{cells}</div></div>'
     )
 
@@ -100,7 +100,7 @@ def _draw_answer(answer: Answer, *, is_best: bool, is_tie: bool) -> str:
     note = f'<div style="{_TEXT}">{escape(answer.note)}</div>' if answer.note else ""
     said = f'<div style="{_TEXT}">{escape(text)}</div>' if text else ""
     return (
-        f'<div style="{_CELL}"><div style="{_FACTS}"><b>{draw_dot(answer.kind)} '
+        f'<div style="{_CELL}"><div style="{_FACTS}"><b>{draw_dot(HUES[answer.kind])} '
         f"{escape(answer.name)}</b> {' '.join(figures)}</div>{note}{said}</div>"
     )
 

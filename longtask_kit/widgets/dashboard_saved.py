@@ -14,6 +14,7 @@ from longtask_kit.log.text import make_printable
 from longtask_kit.widgets.dashboard_facts import KINDS, SHOWN_LETTERS
 from longtask_kit.widgets.group_facts import format_cost
 from longtask_kit.widgets.saved import read_style
+from longtask_kit.widgets.saved_style import CARD, CELL, HEAD, NUMBER, STAGE_HUES, TABLE, draw_dot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,30 +24,14 @@ if TYPE_CHECKING:
 
 SHOWN_ROWS = 20
 _TEXT_ROWS = 10
-_LINE = "1px solid rgba(127,127,127,.28)"
-_HUES = {"done": "#1d8a58", "running": "#2563c9", "waiting": "#a06a00", "failed": "#c93a38"}
-_CARD = f"border:{_LINE};border-radius:8px;max-width:60rem;margin:6px 0;overflow:hidden"
-_HEAD = (
-    "display:flex;flex-wrap:wrap;gap:2px 12px;align-items:center;padding:5px 14px;"
-    f"border-bottom:{_LINE};font-size:12.5px"
-)
-_TABLE = (
-    "border-collapse:collapse;width:100%;margin:4px 0 0;font-size:13px;table-layout:fixed;"
-    "font-variant-numeric:tabular-nums"
-)
 _FOOT = "padding:7px 14px 9px;font-size:12px;opacity:.85"
-_CELL = (
-    f"padding:4px 10px;border:0;border-bottom:{_LINE};text-align:left;white-space:nowrap;"
-    "overflow:hidden;text-overflow:ellipsis;max-width:none"
-)
-_NUMBER = _CELL.replace("left", "right")
 _COLUMNS = {
-    "status": f"{_CELL};width:26%",
-    "prompt": _CELL,
-    "model": f"{_CELL};width:20%",
-    "attempt": f"{_NUMBER};width:6.4em",
-    "tokens": f"{_NUMBER};width:5.4em",
-    "cost": f"{_NUMBER};width:7em",
+    "status": f"{CELL};width:26%",
+    "prompt": CELL,
+    "model": f"{CELL};width:20%",
+    "attempt": f"{NUMBER};width:6.4em",
+    "tokens": f"{NUMBER};width:5.4em",
+    "cost": f"{NUMBER};width:7em",
 }
 
 
@@ -89,10 +74,11 @@ def describe_html(facts: DashboardFacts, lines: Sequence[Line]) -> str:
     ]
     foot = "".join(f"<div>{escape(sentence)}</div>" for sentence in said)
     return (
-        f'<style>{read_style()}</style><section class="{classes}" style="{_CARD}">'
-        f'<div class="longtask-head" style="{_HEAD}"><span class="longtask-state">'
-        f"{_dot(facts.stage)} dashboard · {escape(facts.word)}</span> {figures}</div>"
-        f'<table style="{_TABLE}"><thead><tr style="background:none">{head}</tr></thead><tbody>'
+        f'<style>{read_style()}</style><section class="{classes}" style="{CARD}">'
+        f'<div class="longtask-head" style="{HEAD}"><span class="longtask-state">'
+        f"{draw_dot(STAGE_HUES[facts.stage])} dashboard · {escape(facts.word)}</span> "
+        f"{figures}</div>"
+        f'<table style="{TABLE}"><thead><tr style="background:none">{head}</tr></thead><tbody>'
         f"{''.join(map(_row, lines[:SHOWN_ROWS]))}</tbody></table>"
         f'<div style="{_FOOT}">{foot}</div></section>'
     )
@@ -119,17 +105,12 @@ def _align(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 def _row(line: Line) -> str:
     cells = [escape(cell) for cell in _list_cells(line)]
-    cells[0] = f"{_dot(line.stage)} {cells[0]}"
+    cells[0] = f"{draw_dot(STAGE_HUES[line.stage])} {cells[0]}"
     tds = "".join(
         f'<td style="{style}">{cell}</td>'
         for cell, style in zip(cells, _COLUMNS.values(), strict=True)
     )
     return f'<tr style="background:none">{tds}</tr>'
-
-
-def _dot(stage: str) -> str:
-    style = "display:inline-block;align-self:center;width:8px;height:8px;border-radius:50%"
-    return f'<i aria-hidden="true" style="{style};background-color:{_HUES[stage]}"></i>'
 
 
 def _describe_side(side: Side, notice: str) -> list[str]:

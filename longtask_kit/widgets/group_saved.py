@@ -9,6 +9,16 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from longtask_kit.widgets.saved import read_style
+from longtask_kit.widgets.saved_style import (
+    CARD,
+    CELL,
+    HEAD,
+    HUES,
+    NUMBER,
+    STAGE_HUES,
+    TABLE,
+    draw_dot,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,45 +27,14 @@ if TYPE_CHECKING:
 
 SHOWN_ROWS = 20
 _TEXT_ROWS = 10
-_LINE = "1px solid rgba(127,127,127,.28)"
-_HUES = {
-    "done": "#1d8a58",
-    "running": "#2563c9",
-    "waiting": "#a06a00",
-    "failed": "#c93a38",
-    "skipped": "#697586",
-    "odd": "#b06500",
-}
-_KINDS = {
-    "good": "done",
-    "run": "running",
-    "wait": "waiting",
-    "bad": "failed",
-    "warn": "odd",
-    "quiet": "skipped",
-}
-_CARD = f"border:{_LINE};border-radius:8px;max-width:60rem;margin:6px 0;overflow:hidden"
-_HEAD = (
-    "display:flex;flex-wrap:wrap;gap:2px 12px;align-items:center;padding:5px 14px;"
-    f"border-bottom:{_LINE};font-size:12.5px"
-)
 _FIGURES = "display:flex;flex-wrap:wrap;gap:2px 12px"
-_TABLE = (
-    "border-collapse:collapse;width:100%;margin:4px 0 0;font-size:13px;table-layout:fixed;"
-    "font-variant-numeric:tabular-nums"
-)
 _FOOT = "display:flex;flex-wrap:wrap;gap:2px 12px;padding:7px 14px 9px;font-size:12px;opacity:.8"
-_CELL = (
-    f"padding:4px 10px;border:0;border-bottom:{_LINE};text-align:left;white-space:nowrap;"
-    "overflow:hidden;text-overflow:ellipsis;max-width:none"
-)
-_NUMBER = _CELL.replace("left", "right")
 _COLUMNS = {
-    "row": f"{_NUMBER};width:4.4em",
-    "status": f"{_CELL};width:6.4em",
-    "prompt": f"{_CELL};width:38%",
-    "answer": _CELL,
-    "tokens": f"{_NUMBER};width:5em",
+    "row": f"{NUMBER};width:4.4em",
+    "status": f"{CELL};width:6.4em",
+    "prompt": f"{CELL};width:38%",
+    "answer": CELL,
+    "tokens": f"{NUMBER};width:5em",
 }
 
 
@@ -96,10 +75,10 @@ def describe_html(facts: GroupFacts, rows: Sequence[RowFacts]) -> str:
     classes = f"longtask-card longtask-saved-group is-{facts.kind} tex2jax_ignore mathjax_ignore"
     shown = rows[:SHOWN_ROWS]
     parts = [
-        f'<style>{read_style()}</style><section class="{classes}" style="{_CARD}">',
+        f'<style>{read_style()}</style><section class="{classes}" style="{CARD}">',
         draw_head(facts, "group"),
         draw_bar(facts),
-        f'<table style="{_TABLE}"><thead><tr style="background:none">',
+        f'<table style="{TABLE}"><thead><tr style="background:none">',
         *(
             f'<th scope="col" style="{style};opacity:.75;font-weight:550">{name}</th>'
             for name, style in _COLUMNS.items()
@@ -121,8 +100,8 @@ def draw_head(facts: GroupFacts, what: str) -> str:
         for before, value, after in facts.list_figures(is_live=False)
     )
     return (
-        f'<div class="longtask-head" style="{_HEAD}"><span class="longtask-state">'
-        f"{draw_dot(facts.kind)} {escape(facts.name or what)} · "
+        f'<div class="longtask-head" style="{HEAD}"><span class="longtask-state">'
+        f"{draw_dot(HUES[facts.kind])} {escape(facts.name or what)} · "
         f'{escape(facts.word)}</span> <span style="{_FIGURES}">{figures}</span></div>'
     )
 
@@ -130,7 +109,7 @@ def draw_head(facts: GroupFacts, what: str) -> str:
 def _row(row: RowFacts) -> str:
     cells = (
         str(row.row),
-        f"{_dot(_HUES[row.stage if row.word == row.stage else 'odd'])} {escape(row.word)}",
+        f"{draw_dot(STAGE_HUES[row.stage if row.word == row.stage else 'odd'])} {escape(row.word)}",
         escape(row.prompt),
         escape(row.answer),
         "" if row.tokens is None else f"{row.tokens:,}",
@@ -147,7 +126,7 @@ def draw_bar(facts: GroupFacts) -> str:
     rows = sum(facts.counts.values())
     parts = [
         f'<i style="display:block;width:{100 * facts.counts[stage] / rows:.4g}%;'
-        f'background-color:{_HUES[stage]}"></i>'
+        f'background-color:{STAGE_HUES[stage]}"></i>'
         for stage in ("done", "running", "failed")
         if facts.counts[stage]
     ]
@@ -156,16 +135,6 @@ def draw_bar(facts: GroupFacts) -> str:
         "background-color:rgba(127,127,127,.15)"
     )
     return f'<div aria-hidden="true" style="{bar}">{"".join(parts)}</div>'
-
-
-def draw_dot(kind: str) -> str:
-    """Return a state's dot."""
-    return _dot(_HUES[_KINDS[kind]])
-
-
-def _dot(hue: str) -> str:
-    style = "display:inline-block;align-self:center;width:8px;height:8px;border-radius:50%"
-    return f'<i aria-hidden="true" style="{style};background-color:{hue}"></i>'
 
 
 def _describe_rest(facts: GroupFacts, shown: int) -> str:

@@ -17,6 +17,7 @@ from longtask_kit.log.text import make_printable
 from longtask_kit.widgets import facts as wording
 from longtask_kit.widgets.fold import find_fold
 from longtask_kit.widgets.markdown import render_blocks
+from longtask_kit.widgets.saved_style import HUES, LINE
 
 if TYPE_CHECKING:
     from longtask_kit.client.prices import Price
@@ -24,22 +25,13 @@ if TYPE_CHECKING:
     from longtask_kit.submit.spec import TaskSpec
 
 _STATIC = Path(__file__).parent / "static"
-_LINE = "1px solid rgba(127,127,127,.28)"
-_HUES = {
-    "run": "#2563c9",
-    "wait": "#a06a00",
-    "good": "#1d8a58",
-    "bad": "#c93a38",
-    "warn": "#b06500",
-    "quiet": "#697586",
-}
 # What stays where the style does not.
 _INLINE = {
-    "card": f"border:{_LINE};border-radius:8px;max-width:60rem;margin:6px 0",
+    "card": f"border:{LINE};border-radius:8px;max-width:60rem;margin:6px 0",
     "figures": "display:flex;flex-wrap:wrap;gap:2px 12px",
     "head": "display:flex;gap:2px 12px;align-items:center;padding:5px 14px;"
-    f"border-bottom:{_LINE};font-size:12.5px",
-    "note": f"padding:7px 14px 7px 16px;border-bottom:{_LINE};font-size:13px",
+    f"border-bottom:{LINE};font-size:12.5px",
+    "note": f"padding:7px 14px 7px 16px;border-bottom:{LINE};font-size:13px",
     "body": "padding:12px 16px 14px",
     "foot": "padding:0 14px 9px 16px;font-size:12px",
     "lone_foot": "padding:7px 14px 9px 16px;font-size:12px",
@@ -118,7 +110,7 @@ def read_style() -> str:
 
 
 def _head(facts: dict[str, Any]) -> str:
-    hue = _HUES[facts["kind"]]
+    hue = HUES[facts["kind"]]
     dot = (
         '<i class="longtask-dot" aria-hidden="true" style="display:inline-block;width:8px;'
         f'height:8px;border-radius:50%;background-color:{hue}"></i>'

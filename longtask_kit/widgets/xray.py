@@ -11,6 +11,7 @@ from longtask_kit.log.text import make_printable
 from longtask_kit.log.timeline import MODEL, WORDS, Timeline, read_timeline
 from longtask_kit.widgets.facts import describe_task, format_duration
 from longtask_kit.widgets.saved import read_style
+from longtask_kit.widgets.saved_style import HUES, LINE
 from longtask_kit.widgets.xray_svg import (
     choose_attempts,
     describe_figures,
@@ -25,15 +26,6 @@ if TYPE_CHECKING:
     from longtask_kit.log.timeline import Kind
     from longtask_kit.widgets.xray_scale import Scale
 
-_LINE = "1px solid rgba(127,127,127,.28)"
-_HUES = {
-    "run": "#2563c9",
-    "wait": "#a06a00",
-    "good": "#1d8a58",
-    "bad": "#c93a38",
-    "warn": "#b06500",
-    "quiet": "#697586",
-}
 _MOST_WORDS = 300
 _MOMENTS = 1000  # of which the page knows the text: as many as it can point at
 
@@ -141,13 +133,13 @@ def frame_html(
     )
     dot = (
         '<i class="longtask-dot" aria-hidden="true" style="display:inline-block;width:8px;'
-        f'height:8px;border-radius:50%;background-color:{_HUES[mood]}"></i>'
+        f'height:8px;border-radius:50%;background-color:{HUES[mood]}"></i>'
     )
     classes = "longtask-card longtask-saved-xray tex2jax_ignore mathjax_ignore"
     return (
         f'<style>{read_style()}</style><section class="{classes} is-{mood}" '
-        f'style="border:{_LINE};border-radius:8px;margin:6px 0;max-width:60rem">'
-        f'<div class="longtask-head" style="padding:5px 14px;border-bottom:{_LINE}">'
+        f'style="border:{LINE};border-radius:8px;margin:6px 0;max-width:60rem">'
+        f'<div class="longtask-head" style="padding:5px 14px;border-bottom:{LINE}">'
         f'<span class="longtask-state">{dot} <span>{_text(word)}</span></span> '
         f'<span class="longtask-figures">{told}</span></div>'
         f'<div class="longtask-body" style="padding:12px 16px 8px">'
