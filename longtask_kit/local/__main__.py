@@ -1,5 +1,6 @@
 """`python -m longtask_kit.local`: the stack's process, started by `LocalStack`."""
 
+import gc
 import logging
 import os
 import shutil
@@ -8,11 +9,13 @@ import sys
 from longtask_kit.errors import LocalStackError
 from longtask_kit.local.config import OPTIONS_VARIABLE
 from longtask_kit.local.files import told_of_disk
-from longtask_kit.local.process import parse_options, serve_for_ever
 
 
 def main() -> int:
     """Run a stack; a failure to start is one line on standard error."""
+    gc.disable()  # until `warm_up`: what is imported stays, and looking through it takes 0.3 s
+    from longtask_kit.local.process import parse_options, serve_for_ever
+
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level="INFO")
     for told_too_much in ("httpx", "longtask_kit.stages"):  # of the latter LONGTASK_LOG has more
         logging.getLogger(told_too_much).setLevel("WARNING")

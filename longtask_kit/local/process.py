@@ -214,8 +214,13 @@ async def _run_until_told(
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, interrupt)
+
+    def end_with_owner() -> None:
+        loop.remove_reader(sys.stdin.fileno())  # or the loop spins: what is closed stays readable
+        stop.set()
+
     if owned:
-        loop.add_reader(sys.stdin.fileno(), stop.set)
+        loop.add_reader(sys.stdin.fileno(), end_with_owner)
     await run_stack(config, files, announce=announce, stop=stop)
     return was_interrupted
 

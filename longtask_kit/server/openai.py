@@ -351,8 +351,8 @@ def warm_up() -> None:
     objects, which stops every stream for 0.1 s, again and again.
     """
     _load_client()
-    gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def _open_http_client(url: str | None) -> DefaultAsyncHttpxClient:

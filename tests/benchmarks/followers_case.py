@@ -18,8 +18,9 @@ from longtask_kit.submit.queue import Queue
 from longtask_kit.submit.spec import TaskSpec
 from tests.benchmarks.load import Reading
 from tests.benchmarks.measure import Row, percentile
-from tests.benchmarks.place import open_place, read_process_cpu_s, serve_app
+from tests.benchmarks.place import open_place, serve_app
 from tests.benchmarks.stamped_model import read_clock
+from tests.local.processes import read_process_cpu_s
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

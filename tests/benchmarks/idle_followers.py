@@ -15,7 +15,8 @@ import time
 
 from longtask_kit import Settings, connect
 from longtask_kit.client.task import Task
-from tests.benchmarks.place import read_memory_bytes, read_process_cpu_s
+from tests.benchmarks.place import read_memory_bytes
+from tests.local.processes import read_process_cpu_s
 from tests.wait import wait_until
 
 _PATIENCE_S = 30.0

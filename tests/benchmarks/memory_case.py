@@ -20,10 +20,10 @@ from tests.benchmarks.measure import Row
 from tests.benchmarks.place import (
     open_place,
     read_memory_bytes,
-    read_process_cpu_s,
     serve_app,
     wait_for_answers,
 )
+from tests.local.processes import read_process_cpu_s
 
 if TYPE_CHECKING:
     from longtask_kit import Kit

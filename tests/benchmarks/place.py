@@ -17,6 +17,7 @@ import httpx
 from redis import Redis
 
 from longtask_kit.log.keys import task_key
+from tests.local.processes import read_process_cpu_s
 from tests.serving import free_port
 from tests.wait import wait_until
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from longtask_kit import LocalStack, Settings
 
 _Process = TypeVar("_Process", subprocess.Popen[str], subprocess.Popen[bytes])
-_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,9 +164,3 @@ def read_memory_bytes(pid: int) -> int:
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     private: Sequence[str] = [line for line in lines if line.startswith("Private_")]
     return sum(int(line.split()[1]) for line in private) * 1024
-
-
-def read_process_cpu_s(pid: int) -> float:
-    """Return the CPU seconds of one process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * _TICK_S

@@ -18,7 +18,8 @@ from redis import Redis
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks.place import open_place, read_process_cpu_s, serve_app, wait_for_answers
+from tests.benchmarks.place import open_place, serve_app, wait_for_answers
+from tests.local.processes import read_process_cpu_s
 
 if TYPE_CHECKING:
     from longtask_kit import Kit, Task

@@ -25,6 +25,12 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def read_process_cpu_s(pid: int) -> float:
+    """Return the CPU seconds of one process, without its children's."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def find_valkey(stack_pid: int) -> int:
     """Return the process id of a stack's Valkey."""
     children = Path(f"/proc/{stack_pid}/task/{stack_pid}/children").read_text().split()

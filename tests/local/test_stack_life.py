@@ -2,8 +2,10 @@
 
 import json
 import os
+import resource
 import signal
 import stat
+import time
 from pathlib import Path
 
 import httpx
@@ -11,7 +13,7 @@ import pytest
 
 import longtask_kit as lt
 from longtask_kit.local.files import StackFiles
-from tests.local.processes import find_valkey, is_alive, run_python
+from tests.local.processes import find_valkey, is_alive, read_process_cpu_s, run_python
 from tests.wait import wait_until
 
 SERVICES = ["QSTASH_URL", "UPSTASH_REDIS_REST_URL", "OPENAI_BASE_URL", "LONGTASK_BASE_URL"]
@@ -51,6 +53,20 @@ def test_a_throw_away_stack_dies_with_its_owner(home: Path) -> None:
     owner.communicate()
     wait_until(lambda: not is_alive(pid) and not is_alive(valkey))
     assert list((home / "run").iterdir()) == [], "nothing is left behind"
+
+
+def test_a_stack_that_ends_waits_and_does_not_work() -> None:
+    with lt.LocalStack.start() as ending:
+        with lt.connect(settings=ending.settings, quiet=True) as kit:
+            kit.submit("Hi", model="demo-fast").result(30)
+        before, began = _count_children_s() + read_process_cpu_s(ending.pid), time.monotonic()
+    took = time.monotonic() - began
+    assert _count_children_s() - before < took / 4, "of one CPU"
+
+
+def _count_children_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @pytest.mark.thorough
