@@ -32,8 +32,9 @@ from longtask_kit.server.guests import Guests
 from longtask_kit.server.handlers import Handler
 from longtask_kit.server.http_edge import (
     DEFECT,
-    ErrorAnswer,
+    TaskErrorAnswer,
     TaskRoute,
+    document_errors,
     error_response,
     refusals,
 )
@@ -244,7 +245,7 @@ def _document_answers() -> dict[int | str, dict[str, Any]]:
         500: "The attempt failed; deliver again, after `Retry-After` if it is there.",
         503: "Another delivery runs the task, or Redis is away; deliver again.",
     }
-    return {code: {"model": ErrorAnswer, "description": text} for code, text in texts.items()}
+    return document_errors(TaskErrorAnswer, texts)
 
 
 def _check_settings(settings: Settings) -> None:

@@ -125,7 +125,7 @@ class TaskReference(BaseModel):
     taskId: str = Field(examples=["task_1q2w3e4r5t6z7u8i9o0p1a"])  # noqa: N815 - wire
 
 
-class ErrorAnswer(BaseModel):
+class TaskErrorAnswer(BaseModel):
     """What every refusal looks like."""
 
     error: str = Field(examples=["No task 'task_1q2w3e4r': …"])
@@ -142,9 +142,25 @@ _REFUSALS = {
 
 def refusals(*status_codes: int) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI documentation of refusals; `default` also keeps FastAPI's 422 out."""
-    rows: dict[int | str, str] = {code: _REFUSALS[code] for code in status_codes}
-    rows["default"] = "Any other refusal: 429 by a limit, 503 while Redis is away."
-    return {code: {"model": ErrorAnswer, "description": text} for code, text in rows.items()}
+    told = document_errors(TaskErrorAnswer, {code: _REFUSALS[code] for code in status_codes})
+    told["default"]["description"] = "Any other refusal: 429 by a limit, 503 while Redis is away."
+    return told
+
+
+def document_errors(
+    model: type[BaseModel], texts: Mapping[int, str]
+) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI documentation of errors that all look like `model`; with a default.
+
+    The default alone brings the model, the others refer to it: FastAPI makes a validator for each
+    mention, which was half of an app's start.
+    """
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    content = {"application/json": {"schema": schema}}
+    told: dict[int | str, dict[str, Any]] = {
+        code: {"description": text, "content": content} for code, text in texts.items()
+    }
+    return told | {"default": {"model": model, "description": "Any other refusal."}}
 
 
 class TaskRoute(APIRoute):

@@ -70,6 +70,7 @@ def test_a_link_of_a_lesson_opens_its_module_and_nobody_asks_for_news(
     page.close()
 
 
+@pytest.mark.gate
 def test_lab_opens_on_a_copy_of_the_lessons_and_leaves_on_ctrl_c(
     start: Start, tmp_path: Path
 ) -> None:

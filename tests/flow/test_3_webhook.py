@@ -1,6 +1,7 @@
 """Stage 3: the factory: any prefix, any number of apps, its own lifespan."""
 
 import contextlib
+import json
 import os
 import re
 import subprocess
@@ -469,6 +470,12 @@ def test_the_openapi_page_documents_every_call(settings: lt.Settings) -> None:
     assert {"taskId", "lastEventId"} <= names
 
 
+def test_what_the_openapi_page_refers_to_is_there(settings: lt.Settings) -> None:
+    page = lt.create_app(settings, front_ends=FRONT_ENDS).openapi()
+    referred = set(re.findall(r'"\$ref": "([^"]+)"', json.dumps(page)))
+    assert referred == {f"#/components/schemas/{name}" for name in page["components"]["schemas"]}
+
+
 def test_readme_lists_every_call_of_the_http_api(settings: lt.Settings) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     calls = {
@@ -529,7 +536,7 @@ def test_the_openapi_page_tells_every_refusal_and_none_that_is_not(
         "GET /v1/models": {"400", "401"},
     }
     refused = schema["paths"]["/api/tasks"]["get"]["responses"]["400"]
-    assert refused["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorAnswer")
+    assert refused["content"]["application/json"]["schema"]["$ref"].endswith("/TaskErrorAnswer")
     assert "HTTPValidationError" not in schema["components"]["schemas"]
     refused = schema["paths"]["/v1/responses"]["post"]["responses"]["400"]
     assert refused["content"]["application/json"]["schema"]["$ref"].endswith("/OpenAiErrorAnswer")

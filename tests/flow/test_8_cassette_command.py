@@ -142,6 +142,7 @@ def test_notebooks_are_run_to_see_what_they_miss(file: Path) -> None:
     assert failed == "b.ipynb: cell 3 fails: ZeroDivisionError: division by zero"
 
 
+@pytest.mark.gate
 def test_a_notebook_that_asks_the_model_itself_is_looked_through_with_the_file_alone(
     file: Path,
 ) -> None:
@@ -168,6 +169,7 @@ def test_a_notebook_whose_kernel_dies_is_told_and_drops_nothing(file: Path) -> N
     assert file.read_bytes() == before
 
 
+@pytest.mark.gate
 def test_what_no_notebook_uses_is_dropped_once_all_have_run_to_their_end(file: Path) -> None:
     record(file, "tell of cats", "tell of dogs", "nobody asks this")
     before = file.read_bytes()

@@ -13,6 +13,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
 import longtask_kit as lt
+from tests.thorough import first_of
 
 
 @pytest.fixture
@@ -67,7 +68,9 @@ print(task._feed.transcript.status)
     assert run_cell(client, "task") == run_cell(client, "print(task.text)").rstrip("\n")
 
 
-@pytest.mark.parametrize("wait", ["await task", "task.result()", "''.join(task)"])
+@pytest.mark.parametrize(
+    "wait", first_of(["await task", "task.result()", "''.join(task)"], rest_in_gate=True)
+)
 def test_an_interrupt_ends_the_wait_and_leaves_the_task_running(
     kernel: tuple[KernelManager, BlockingKernelClient], wait: str
 ) -> None:
@@ -165,7 +168,9 @@ def test_the_magics_submit_watch_and_cancel(
         assert "Traceback" not in str(errors)
 
 
-@pytest.mark.parametrize("wait", ["task.result()", "await task", "''.join(task)"])
+@pytest.mark.parametrize(
+    "wait", first_of(["task.result()", "await task", "''.join(task)"], rest_in_gate=True)
+)
 def test_a_failure_is_told_once_and_its_traceback_ends_at_the_callers_line(
     kernel: tuple[KernelManager, BlockingKernelClient], wait: str
 ) -> None:

@@ -164,12 +164,14 @@ def test_a_run_that_ends_first_leaves_the_id_and_the_text_so_far(
     assert "Tides" in snapshot["text"], "the widget that was saved with it has it, too"
 
 
+@pytest.mark.gate
 def test_a_run_that_ends_at_once_leaves_the_id_and_what_was_asked(execute: Any) -> None:  # noqa: ANN401
     shown = find_shown(execute(SLOW))
     assert shown.metadata.longtask.taskId in shown.data["text/plain"]
     assert "Explain tides" in shown.data["text/html"]
 
 
+@pytest.mark.gate
 def test_two_cells_that_show_a_task_both_end_with_its_text(execute: Any) -> None:  # noqa: ANN401
     notebook = execute(SHOW, "task", "%load_ext longtask_kit", "await task")
     for cell in notebook.cells[1:3]:

@@ -8,7 +8,7 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from longtask_kit.server.http_edge import DEFECT, TaskRoute
+from longtask_kit.server.http_edge import DEFECT, TaskRoute, document_errors
 from longtask_kit.server.sse import SSE_DOCUMENTED
 
 logger = logging.getLogger(__name__)
@@ -35,11 +35,8 @@ class OpenAiErrorAnswer(BaseModel):
 
 def document(*status_codes: int, streams: bool = False) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI documentation of a route's answers."""
-    told: dict[int | str, dict[str, Any]] = {
-        code: {"model": OpenAiErrorAnswer, "description": f"{type_of(code)}, as OpenAI answers."}
-        for code in status_codes
-    }
-    told["default"] = {"model": OpenAiErrorAnswer, "description": "Any other refusal."}
+    texts = {code: f"{type_of(code)}, as OpenAI answers." for code in status_codes}
+    told = document_errors(OpenAiErrorAnswer, texts)
     whole = {"application/json": {"schema": {"type": "object"}}}
     told[200] = {"content": whole | (SSE_DOCUMENTED["content"] if streams else {})}
     return told

@@ -1,6 +1,10 @@
 """Through `@upstash/redis` from npm, unmodified, in a node process for each test."""
 
+import pytest
+
 from tests.contract.redis_rest.conftest import Run
+
+pytestmark = pytest.mark.gate  # the Python one shows the same without node
 
 
 def test_commands_of_one_tick_are_two_pipelines_of_writes_and_reads(run: Run) -> None:
