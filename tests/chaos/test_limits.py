@@ -68,7 +68,7 @@ def test_two_kernels_use_up_a_limit_and_share_it(
     )
     # A busy machine's hiccup is a second of the service's here; the exact aims are shown on
     # a clock of the test's own, tests/flow/test_4_limits.py.
-    assert refused <= 0.03 * 2 * rows
+    assert refused <= 0.05 * 2 * rows
     assert 0.3 <= share <= 0.7
 
 
