@@ -285,7 +285,7 @@ class TaskGroup(GroupVotes):
                 {
                     "answer": self._read_answer(self._texts.get(task_id or "")),
                     "status": self._status_of(task_id),
-                    "error": describe_error(state),
+                    "error": describe_error(state, has_text=task_id in self._texts),
                     "finish_reason": state.finish_reason if state else None,
                     "prompt_tokens": usage.prompt_tokens if usage else None,
                     "completion_tokens": usage.completion_tokens if usage else None,
@@ -324,11 +324,12 @@ class TaskGroup(GroupVotes):
         self, position: int, task_id: str | None, *, failed: int, parked: int
     ) -> LongTaskError | None:
         state = self._state_of(task_id)
-        if task_id is None or state is None or state.status == "completed":
+        has_text = task_id in self._texts
+        if task_id is None or state is None or (state.status == "completed" and has_text):
             return None
         if state.is_parked:
             return self._make_incomplete(f"Row {position} ({task_id}) waits: ", parked)
-        why = describe_error(state)
+        why = describe_error(state, has_text=has_text)
         why = add_cure(why, state.code) if state.status == "failed" else why
         message = f"Row {position} ({task_id}): {why}" + (
             f" {failed} rows failed: group.errors has all, group.retry_failed() runs them again."
