@@ -66,7 +66,10 @@ def make_bundle(
 
 
 def describe_text(text: str, facts: dict[str, Any]) -> str:
-    """Return the text; of an unhappy end cause and cure; before the end what was asked."""
+    """Return the text; of an unhappy end cause and cure; before the end what was asked.
+
+    Of an answer without one that it is such, and what came beside.
+    """
     status, word = facts["status"], facts["word"]
     parts = [text]
     if status == "failed":
@@ -74,7 +77,7 @@ def describe_text(text: str, facts: dict[str, Any]) -> str:
     elif status in wording.ACTIVE and (attach := _attach(facts)):
         asked = f"{prompt} " if (prompt := facts.get("prompt")) else ""
         parts.append(f"[{asked}{word}: {attach} goes on from here]")
-    elif facts["kind"] != "good":
+    elif facts["kind"] != "good" or not text.strip():
         parts += [*wording.describe_blocks(facts), facts["refusal"] or "", f"[{word}]"]
     if facts.get("replayed"):
         parts.append(f"[{facts['replayed']}]")
