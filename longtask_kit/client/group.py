@@ -311,7 +311,7 @@ class TaskGroup(GroupVotes):
                 task_id=left[0] if left else "",
             )
         texts, parked = self._read_texts(), len(self._find_parked())
-        failed = sum(error is not None for error in self._list_errors())
+        failed = sum(self._status_of(i) in ("failed", "cancelled") for i in self._record.rows)
         results: list[Any] = []
         for position, task_id in enumerate(self._record.rows):
             error = self._find_error(position, task_id, failed=failed, parked=parked)
@@ -333,7 +333,7 @@ class TaskGroup(GroupVotes):
         why = add_cure(why, state.code) if state.status == "failed" else why
         message = f"Row {position} ({task_id}): {why}" + (
             f" {failed} rows failed: group.errors has all, group.retry_failed() runs them again."
-            if failed > 1
+            if failed > 1 and state.status in ("failed", "cancelled")
             else ""
         )
         if state.status == "cancelled":

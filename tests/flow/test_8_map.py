@@ -498,6 +498,19 @@ def test_rows_of_a_group_that_is_deleted_are_told(kit: lt.Kit) -> None:
         kit.attach_group("group_12345678")
 
 
+def test_of_rows_that_are_gone_nobody_says_that_a_retry_runs_them_again(kit: lt.Kit) -> None:
+    group = ask(kit, ["went a", "went b"])
+    group.results(30)
+    for task in group.tasks:
+        assert task is not None
+        task.delete()
+    other = kit.attach_group(group.id)
+    wait_until(lambda: other.counts["failed"] == 2)
+    with pytest.raises(lt.TaskFailedError, match=r"or it was deleted\.$"):
+        other.results(30)
+    assert other.retry_failed() == 0
+
+
 def test_a_row_whose_answer_was_evicted_is_an_error_and_none_that_was_left_out(
     kit: lt.Kit, redis: Redis
 ) -> None:
