@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from longtask_kit.client.rows import is_empty
 from longtask_kit.errors import ConfigError
+from longtask_kit.log.text import make_valid_text
 
 
 def make_columns(
@@ -41,7 +42,7 @@ def write_csv(columns: Mapping[str, Sequence[Any]]) -> str:
     """Return columns as CSV (RFC 4180), a line of names first."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(columns)
+    writer.writerow(make_valid_text(n) if isinstance(n, str) else n for n in columns)
     for row in zip(*columns.values(), strict=True):
         cells = map(make_json, row)
         writer.writerow([_dump(c) if isinstance(c, dict | list) else c for c in cells])
@@ -64,20 +65,25 @@ def list_json_rows(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]
 
 
 def make_json(value: Any) -> Any:  # noqa: ANN401
-    """Return a cell as JSON: what that has no word for is as `str` has it, NaN is None."""
+    """Return a cell as JSON that any file takes.
+
+    What JSON has no word for is as `str` has it, NaN is None, half a surrogate pair is U+FFFD.
+    """
     value = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     if hasattr(value, "tolist"):  # of numpy: a number, or an array
         value = value.tolist()
     match value:
         case Mapping():
-            return {str(name): make_json(item) for name, item in value.items()}
+            return {make_valid_text(str(name)): make_json(item) for name, item in value.items()}
         case list() | tuple():
             return [make_json(item) for item in value]
         case float() if not math.isfinite(value):
             return None
-        case str() | int() | float():
+        case str():
+            return make_valid_text(value)
+        case int() | float():
             return value
-    return None if is_empty(value) else str(value)
+    return None if is_empty(value) else make_valid_text(str(value))
 
 
 def _dump(value: object) -> str:

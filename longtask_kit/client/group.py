@@ -285,7 +285,7 @@ class TaskGroup(GroupVotes):
                 {
                     "answer": self._read_answer(self._texts.get(task_id or "")),
                     "status": self._status_of(task_id),
-                    "error": describe_error(state),
+                    "error": describe_error(state, has_text=task_id in self._texts),
                     "finish_reason": state.finish_reason if state else None,
                     "prompt_tokens": usage.prompt_tokens if usage else None,
                     "completion_tokens": usage.completion_tokens if usage else None,
@@ -311,7 +311,7 @@ class TaskGroup(GroupVotes):
                 task_id=left[0] if left else "",
             )
         texts, parked = self._read_texts(), len(self._find_parked())
-        failed = sum(error is not None for error in self._list_errors())
+        failed = sum(self._status_of(i) in ("failed", "cancelled") for i in self._record.rows)
         results: list[Any] = []
         for position, task_id in enumerate(self._record.rows):
             error = self._find_error(position, task_id, failed=failed, parked=parked)
@@ -324,15 +324,16 @@ class TaskGroup(GroupVotes):
         self, position: int, task_id: str | None, *, failed: int, parked: int
     ) -> LongTaskError | None:
         state = self._state_of(task_id)
-        if task_id is None or state is None or state.status == "completed":
+        has_text = task_id in self._texts
+        if task_id is None or state is None or (state.status == "completed" and has_text):
             return None
         if state.is_parked:
             return self._make_incomplete(f"Row {position} ({task_id}) waits: ", parked)
-        why = describe_error(state)
+        why = describe_error(state, has_text=has_text)
         why = add_cure(why, state.code) if state.status == "failed" else why
         message = f"Row {position} ({task_id}): {why}" + (
             f" {failed} rows failed: group.errors has all, group.retry_failed() runs them again."
-            if failed > 1
+            if failed > 1 and state.status in ("failed", "cancelled")
             else ""
         )
         if state.status == "cancelled":

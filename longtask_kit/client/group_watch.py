@@ -30,6 +30,10 @@ _SILENCE_LIMIT_S = 60.0
 _LOOK_AGAIN_S = 30.0  # of silence, at those that are open: a change may be lost
 _LOOKED_AT_ONCE = 50
 _LINGER_S = 2.0  # after a look: another one may follow
+LOST_TEXT = (
+    "It has completed, and its answer is not there any more: Redis has lost its log. Delete the "
+    "task, and the same map() asks again."
+)
 _RATE_S = 20.0  # over which a rate is taken
 
 Stage = Literal["done", "running", "waiting", "failed"]
@@ -273,10 +277,15 @@ def is_over(change: Change | None) -> bool:
     return change is not None and (change.status is None or change.status in TERMINAL_STATUSES)
 
 
-def describe_error(state: Change | None) -> str | None:
-    """Return what went wrong with a task, or why it waits; None where nothing did."""
+def describe_error(state: Change | None, *, has_text: bool = True) -> str | None:
+    """Return what went wrong with a task, or why it waits; None where nothing did.
+
+    Args:
+        state: What is known of it.
+        has_text: Whether its answer was found, once it has completed.
+    """
     if state is None or state.status == "completed":
-        return None
+        return None if state is None or has_text else LOST_TEXT
     if state.status is None:
         return "It is not there any more: its time to live is over, or it was deleted."
     if state.status == "cancelled":

@@ -8,12 +8,14 @@ from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple, SupportsIndex, overload
 
+from rich.cells import cell_len
+
 from longtask_kit.client.task import Task
 from longtask_kit.log.finish import note_record
 from longtask_kit.log.text import make_printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable, Sequence
 
     from IPython.lib.pretty import PrettyPrinter
 
@@ -137,6 +139,25 @@ def describe_age(seconds: float) -> str:
     return f"{max(0, int(seconds))} s"
 
 
+def align_rows(rows: Sequence[Sequence[str]], *, right: Container[int]) -> list[str]:
+    """Return rows as lines, their columns below each other as a terminal draws them.
+
+    Args:
+        rows: Cells, some of which may be two places wide, as Chinese and emoji are.
+        right: Columns that end below each other.
+    """
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            " " * (width - cell_len(cell)) + cell
+            if at in right
+            else cell + " " * (width - cell_len(cell))
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
 class TaskList(list[Task]):
     """Tasks, newest first: a list; as the last line of a cell a table.
 
@@ -164,15 +185,9 @@ class TaskList(list[Task]):
     def _format(self) -> str:
         if not self:
             return "no tasks"
-        lines = [list(_COLUMNS), *self._read_cells()]
-        widths = [max(len(line[at]) for line in lines) for at in range(len(_COLUMNS))]
-        shown = "\n".join(
-            "  ".join(
-                cell.rjust(width) if name in _NUMBERS else cell.ljust(width)
-                for name, cell, width in zip(_COLUMNS, line, widths, strict=True)
-            ).rstrip()
-            for line in lines
-        )
+        rows = [list(_COLUMNS), *self._read_cells()]
+        numbers = {at for at, name in enumerate(_COLUMNS) if name in _NUMBERS}
+        shown = "\n".join(align_rows(rows, right=numbers))
         return f"{shown}\n({self._rest})" if self._rest else shown
 
     def _repr_html_(self) -> str:

@@ -307,6 +307,8 @@ class Task(Answer):
         record = self._read_record()
         self._feed.follow()
         self._feed.wait_until(lambda: self._has_seen(record), timeout_s=_CATCH_UP_S)
+        if self._feed.is_empty and self._feed.error is not None:  # its record is there, its log not
+            raise self._feed.error.with_traceback(None)
 
     def _has_seen(self, record: TaskRecord) -> bool:
         if self._feed.state.is_over or record.status in TERMINAL_STATUSES:

@@ -80,9 +80,14 @@ class Archived:
         return entries
 
     def _encode_said(self) -> list[list[str]]:
-        said = [encode_entry("reasoning", self.reasoning)] if self.reasoning else []
+        # One entry of reasoning counts as one, if there is an answer: all together are as many.
+        thought = 1 if self.answer else max(self.tokens, 1)
+        rest = max(self.tokens - (1 if self.reasoning else 0), 1)
+        said = []
+        if self.reasoning:
+            said.append(encode_entry("reasoning", self.reasoning, tokens=thought))
         if self.answer:
-            said.append(encode_entry("content", self.answer, tokens=max(self.tokens, 1)))
+            said.append(encode_entry("content", self.answer, tokens=rest))
         if self.refusal:
             said.append(encode_entry("refusal", self.refusal))
         said += [encode_entry("data", to_json(v), name=name) for name, v in self.data.items()]

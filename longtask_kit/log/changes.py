@@ -42,7 +42,7 @@ class Change:
         attempt: Of a task that was retried the one that it waits for: what is told late of those
             before is told of a smaller one.
         answer: What its answer begins with, once completed: a view of many reads no logs.
-        run_ms: How long its last attempt took, once that has ended.
+        run_ms: How long it ran, as its record tells.
         prompt: What it was asked begins with; told only when one looks.
         updated_ms: When its record last changed, unix time; told only when one looks.
     """

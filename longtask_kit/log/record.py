@@ -32,7 +32,8 @@ class TaskRecord:
         wire: What a list shows of what runs; all of it in a record of a version before.
         finish_reason: Why the model stopped, once completed, if it said so.
         answer: What the answer begins with, once completed.
-        run_ms: How long the last attempt took, once it has ended.
+        run_ms: How long it ran, once it has ended: its last attempt, and those before that said
+            something, up to their last word.
         since: From when on `timeoutS` counts: its submit, or its last retry.
         continues: It waits, and its last attempt goes on; else the next one is another.
     """

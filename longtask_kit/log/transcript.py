@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from datetime import datetime, timedelta
+from typing import Any
 
 from longtask_kit.log.attempts import Attempt, add_tokens, apply_event
 from longtask_kit.log.events import START, Cursor, Status, TaskEvent, Usage
-
-if TYPE_CHECKING:
-    from datetime import datetime
 
 
 @dataclass(slots=True)
@@ -27,6 +25,7 @@ class Transcript:
         data: The last value of each name that a handler told.
         origin: Where the `start` stands that the text began with.
         seams: How often the text was continued since.
+        silence: How long nothing was said at these seams, from the last delta before each one.
     """
 
     status: Status = "pending"
@@ -48,8 +47,11 @@ class Transcript:
     data: dict[str, Any] = field(default_factory=dict)
     origin: Cursor = START
     seams: int = 0
+    silence: timedelta = timedelta()
     _attempts: list[Attempt] = field(default_factory=list)
     _own_tokens: int = 0  # of the last attempt, that it does not know yet: text comes often
+    _said: datetime | None = None  # when the last delta came
+    _is_at_seam: bool = False
     _chunks: list[str] = field(default_factory=list)
     _reasoning: list[str] = field(default_factory=list)
 
@@ -90,6 +92,7 @@ class Transcript:
         self.began, self.updated = self.began or event.time, event.time
         if event.type in ("content", "reasoning"):
             self._own_tokens += event.tokens
+            self._hear(event.time)
         else:
             self._attempts, self._own_tokens = self.attempts, 0
             apply_event(self._attempts, event)
@@ -104,14 +107,13 @@ class Transcript:
             case "continue":
                 self.attempt, self.status = event.cursor.attempt, "running"
                 self.seams += 1
+                self._is_at_seam = True
                 self.ended = self.error = self.code = None
             case "content":
-                self.first_token = self.first_token or event.time
                 self.answered = self.answered or event.time
                 self.tokens += event.tokens
                 self._chunks.append(event.data)
             case "reasoning":
-                self.first_token = self.first_token or event.time
                 self.tokens += event.tokens
                 self._reasoning.append(event.data)
             case "refusal":
@@ -129,9 +131,16 @@ class Transcript:
             case "cancelled":
                 self._end("cancelled", event)
 
+    def _hear(self, time: datetime) -> None:
+        self.first_token = self.first_token or time
+        if self._is_at_seam and self._said is not None:
+            self.silence += time - self._said
+        self._said, self._is_at_seam = time, False
+
     def _restart(self, attempt: int, event: TaskEvent) -> None:
         self.attempt, self.started, self.status = attempt, event.time, "running"
-        self.origin, self.seams = event.cursor, 0
+        self.origin, self.seams, self.silence = event.cursor, 0, timedelta()
+        self._said, self._is_at_seam = None, False
         self.first_token = self.answered = self.ended = self.error = self.code = None
         self.tokens, self.refusal, self.tool_calls, self.data = 0, "", [], {}
         self._chunks.clear()

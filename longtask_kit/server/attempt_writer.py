@@ -83,6 +83,7 @@ class AttemptWriter:
         self._stood: Counter[str] = Counter()  # characters of each kind that are written
         self._has_added = self._has_calls = False
         self._began = self._last_yield = time.monotonic()
+        self._spoken_ms = past.spoken_ms
         self.last_flush = time.monotonic()
 
     async def write(self, text: str, type_: EventType = "content") -> None:
@@ -224,7 +225,8 @@ class AttemptWriter:
         return round((time.monotonic() - self._began) * 1000)
 
     def _count_ms(self) -> list[str]:
-        return ["run_ms", str(self.run_ms)]
+        # With the attempts before, as its usage counts their tokens, too.
+        return ["run_ms", str(self._spoken_ms + self.run_ms)]
 
     async def _finish(self, last: _Last) -> None:
         self._end_texts()

@@ -18,6 +18,7 @@ from longtask_kit.server.handlers import Handler, Keep, TakeUp, find_declaration
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+    from datetime import datetime
 
     from longtask_kit.log.attempts import Attempt
     from longtask_kit.log.events import TaskEvent
@@ -88,11 +89,13 @@ class Past:
         attempts: The runs so far.
         standing: What it may go on behind, if there is something.
         is_open: Whether the log is yet to say if it does.
+        spoken_ms: How long those runs took, each up to its last text, whose tokens count as paid.
     """
 
     attempts: Sequence[Attempt] = ()
     standing: Standing | None = None
     is_open: bool = False
+    spoken_ms: int = 0
 
 
 def read_past(
@@ -101,8 +104,10 @@ def read_past(
     """Return what a log says to an attempt that begins; without a way it starts over."""
     state, last = Transcript(), START
     spoken: Cursor = START
+    times = _Times()
     for event in events:
         state.apply(event)
+        times.take(event)
         if event.type in ("content", "reasoning", "refusal", "data", "tool_calls"):
             last = event.cursor
         if event.type in ("start", "continue"):
@@ -117,10 +122,38 @@ def read_past(
         tokens=state.tokens,
         has_calls=bool(state.tool_calls),
     )
+    spoken_ms = times.count_ms(before=attempt)
     if not way:
-        return Past(state.attempts)
+        return Past(state.attempts, spoken_ms=spoken_ms)
     is_something = any(texts.values()) or bool(standing.place)
-    return Past(state.attempts, standing if is_something else None, spoken.attempt < attempt)
+    return Past(
+        attempts=state.attempts,
+        standing=standing if is_something else None,
+        is_open=spoken.attempt < attempt,
+        spoken_ms=spoken_ms,
+    )
+
+
+class _Times:
+    """When each attempt began, and when it said its last: one that was cut tells no end."""
+
+    def __init__(self) -> None:
+        self._began: dict[int, datetime] = {}
+        self._spoke: dict[int, datetime] = {}
+
+    def take(self, event: TaskEvent) -> None:
+        if event.type == "status" and event.data == "running":
+            self._began[event.cursor.attempt] = event.time
+        elif event.type in ("content", "reasoning"):
+            self._spoke[event.cursor.attempt] = event.time
+
+    def count_ms(self, *, before: int) -> int:
+        took = [
+            (spoke - self._began.get(number, spoke)).total_seconds()
+            for number, spoke in self._spoke.items()
+            if number < before
+        ]
+        return round(1000 * sum(max(0.0, seconds) for seconds in took))
 
 
 @dataclass(frozen=True, slots=True)

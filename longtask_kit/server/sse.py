@@ -10,14 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import StreamingResponse
+
+from longtask_kit.errors import LongTaskError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
     from starlette.types import Message, Receive, Scope, Send
+
+logger = logging.getLogger(__name__)
 
 _HEARTBEAT = b": ping\n\n"  # a comment, which no SSE client passes on
 _HEARTBEAT_S = 15.0
@@ -74,6 +79,10 @@ class SseResponse(StreamingResponse):
 
         Not Starlette's way, anyio's task group: that cancels again and again until all has ended,
         also what is closing a connection, which then stays open.
+
+        Where nothing more can be read, as of a task that is deleted, that is a line in the log. The
+        response is left open then, so that the server breaks the connection: nobody shall take
+        what has come for all.
         """
         head = {"status": self.status_code, "headers": self.raw_headers}
         try:
@@ -89,6 +98,9 @@ class SseResponse(StreamingResponse):
                 watching.cancel()
         except* _ClientLeftError:
             pass
+        except* LongTaskError as errors:
+            for error in errors.exceptions:
+                logger.warning("A stream is broken off: %s", error)
         if self.background is not None:
             await self.background()
 

@@ -92,11 +92,7 @@ class CompareOutput(GroupOutput):
     def read_prompts(self, numbers: Sequence[int]) -> list[Prompt]:
         """Return prompts as they stand."""
         prompts = self.group._list_prompts()
-        models = len(self.group.models)
-        read = [
-            read_prompt(self.group, n, prompts[n * models], is_blind=self._is_blind)
-            for n in numbers
-        ]
+        read = [read_prompt(self.group, n, prompts, is_blind=self._is_blind) for n in numbers]
         return [self._mark(prompt) for prompt in read] if self._is_marking else read
 
     def _mark(self, prompt: Prompt) -> Prompt:

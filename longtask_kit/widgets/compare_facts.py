@@ -134,19 +134,25 @@ def list_order(group: TaskGroup, number: int, *, is_blind: bool) -> list[int]:
 
 
 def read_prompt(
-    group: TaskGroup, number: int, prompt: str, *, is_blind: bool = False, is_saved: bool = False
+    group: TaskGroup,
+    number: int,
+    prompts: Sequence[str],
+    *,
+    is_blind: bool = False,
+    is_saved: bool = False,
 ) -> Prompt:
     """Return a prompt with its answers as far as they are known; nothing is asked.
 
     Args:
         group: The comparison.
         number: Of the prompt, from 0 on.
-        prompt: Its text.
+        prompts: What is asked for each row, as far as it is known.
         is_blind: Names and figures are hidden until somebody has voted.
         is_saved: It is read later: no times and rates.
     """
     models = group.models
-    tasks = group._record.rows[number * len(models) : (number + 1) * len(models)]
+    rows = slice(number * len(models), (number + 1) * len(models))
+    tasks = group._record.rows[rows]
     order = list_order(group, number, is_blind=is_blind)
     vote: int | str | None = group._record.votes.get(find_key(tasks))
     if vote is not None and vote != TIE:
@@ -155,7 +161,9 @@ def read_prompt(
     answers = [_read_answer(group, tasks[at], models[at], prices, is_saved) for at in order]
     if is_blind and vote is None:
         answers = [_hide(answer, at) for at, answer in enumerate(answers)]
-    shown = make_printable(prompt[:_PROMPT_CHARS]) if prompt else "left out: empty"
+    prompt = next(filter(None, prompts[rows]), "")  # of a task that was deleted it is not known
+    missing = "not there any more" if any(tasks) else "left out: empty"
+    shown = make_printable(prompt[:_PROMPT_CHARS]) if prompt else missing
     return Prompt(number=number, prompt=shown, answers=tuple(answers), vote=vote)
 
 

@@ -9,6 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from longtask_kit.log.groups import TIE
+from longtask_kit.log.text import make_printable
 from longtask_kit.widgets.compare_facts import count_prompts, read_prompt
 from longtask_kit.widgets.group_saved import draw_bar, draw_head
 from longtask_kit.widgets.saved import read_style
@@ -36,10 +37,10 @@ _FOOT = "display:flex;flex-wrap:wrap;gap:2px 12px;padding:7px 14px 9px;font-size
 
 def make_compared(group: TaskGroup, facts: GroupFacts) -> dict[str, str]:
     """Return the MIME bundle of a comparison: `text/plain` and `text/html`, without script."""
-    count, models = count_prompts(group), len(group.models)
+    count = count_prompts(group)
     is_blind, asked = bool(group._record.options.get("blind")), group._list_prompts()
     prompts = [
-        read_prompt(group, n, asked[n * models], is_blind=is_blind, is_saved=True)
+        read_prompt(group, n, asked, is_blind=is_blind, is_saved=True)
         for n in range(min(count, SHOWN_PROMPTS))
     ]
     return {
@@ -58,7 +59,8 @@ def describe_text(facts: GroupFacts, prompts: list[Prompt], count: int) -> str:
         for at, answer in enumerate(prompt.answers):
             figure = "".join(answer.figures[0]) if answer.figures else answer.word or "done"
             best = "*" if prompt.vote == at or prompt.vote == TIE else " "
-            said = _clip(answer.note or answer.text, 60)
+            end = f"[{answer.word}] " if answer.figures and answer.word else ""
+            said = _clip(end + (answer.note or answer.text), 60)
             lines.append(f" {best} {answer.name:<{width}}  {figure:>10}  {said}".rstrip())
     rest = _describe_rest(count - len(prompts[:_TEXT_PROMPTS]))
     return "\n".join([*lines, "", f'{rest}kit.attach_group("{facts.group_id}")'])
@@ -97,11 +99,11 @@ def _draw_answer(answer: Answer, *, is_best: bool, is_tie: bool) -> str:
     figures = [f"<span>{escape(''.join(figure))}</span>" for figure in answer.figures]
     figures += [f"<span>{escape(word)}</span>" for word in (answer.word, best) if word]
     text = answer.text if len(answer.text) <= _MOST_CHARS else f"{answer.text[:_MOST_CHARS]} …"
-    note = f'<div style="{_TEXT}">{escape(answer.note)}</div>' if answer.note else ""
-    said = f'<div style="{_TEXT}">{escape(text)}</div>' if text else ""
+    told = (make_printable(answer.note), make_printable(text))
+    said = "".join(f'<div style="{_TEXT}">{escape(part)}</div>' for part in told if part)
     return (
         f'<div style="{_CELL}"><div style="{_FACTS}"><b>{draw_dot(HUES[answer.kind])} '
-        f"{escape(answer.name)}</b> {' '.join(figures)}</div>{note}{said}</div>"
+        f"{escape(answer.name)}</b> {' '.join(figures)}</div>{said}</div>"
     )
 
 
@@ -110,5 +112,5 @@ def _describe_rest(more: int) -> str:
 
 
 def _clip(text: str, most: int) -> str:
-    text = " ".join(text.split())
+    text = " ".join(make_printable(text).split())
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -8,8 +8,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from rich.cells import cell_len
-
+from longtask_kit.client.listed import align_rows
 from longtask_kit.log.text import make_printable
 from longtask_kit.widgets.dashboard_facts import KINDS, SHOWN_LETTERS
 from longtask_kit.widgets.group_facts import format_cost
@@ -45,9 +44,7 @@ def describe_text(facts: DashboardFacts, lines: Sequence[Line]) -> str:
     figures = ", ".join(f"{value}{after}" for _, value, after in facts.list_figures())
     parts = [f"dashboard: {figures}"]
     if shown := [_list_cells(line) for line in lines[:_TEXT_ROWS]]:
-        table = [list(_COLUMNS), *shown]
-        widths = [max(cell_len(row[at]) for row in table) for at in range(len(_COLUMNS))]
-        parts += ["", *(_align(row, widths) for row in table)]
+        parts += ["", *align_rows([list(_COLUMNS), *shown], right={3, 4, 5})]
     if more := _count_more(lines, _TEXT_ROWS):
         parts.append(more)
     return "\n".join([*parts, "", *_describe_side(facts.side, facts.notice)])
@@ -93,14 +90,6 @@ def _list_cells(line: Line) -> list[str]:
         "" if line.tokens is None else f"{line.tokens:,}",
         "" if line.cost is None else format_cost(line.cost),
     ]
-
-
-def _align(cells: Sequence[str], widths: Sequence[int]) -> str:
-    blanks = [" " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True)]
-    return "  ".join(
-        blank + cell if at > 2 else cell + blank
-        for at, (cell, blank) in enumerate(zip(cells, blanks, strict=True))
-    ).rstrip()
 
 
 def _row(line: Line) -> str:

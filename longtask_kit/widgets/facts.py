@@ -85,6 +85,7 @@ def read_facts(
         "elapsedMs": _count_ms(state.began, state.updated),
         "attemptBeganMs": _count_ms(state.began, state.started),
         "firstTokenMs": _count_ms(state.started, state.first_token),
+        "silenceMs": round(1000 * state.silence.total_seconds()) or None,
         "reasoningMs": _count_ms(state.first_token, state.answered) if state.reasoning else None,
         "error": state.error,
         "code": state.code,
@@ -193,11 +194,14 @@ def format_duration(ms: float) -> str:
 
 
 def count_rate(facts: Mapping[str, Any]) -> float | None:
-    """Return tokens a second since the attempt's first, or None before there is a figure."""
+    """Return tokens a second since the text's first, or None before there is a figure.
+
+    What lies between two attempts, of which one goes on behind the other, is nobody's pace.
+    """
     if facts.get("elapsedMs") is None or (facts.get("tokens") or 0) <= 1:
         return None
     idle_ms = (facts.get("attemptBeganMs") or 0) + (facts.get("firstTokenMs") or 0)
-    streaming_ms = facts["elapsedMs"] - idle_ms
+    streaming_ms = facts["elapsedMs"] - idle_ms - (facts.get("silenceMs") or 0)
     return float(1000 * facts["tokens"] / streaming_ms) if streaming_ms > 100 else None
 
 

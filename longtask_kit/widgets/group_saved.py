@@ -8,6 +8,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
+from longtask_kit.client.listed import align_rows
 from longtask_kit.widgets.saved import read_style
 from longtask_kit.widgets.saved_style import (
     CARD,
@@ -58,12 +59,7 @@ def describe_text(facts: GroupFacts, rows: Sequence[RowFacts]) -> str:
         )
         for row in rows[:_TEXT_ROWS]
     ]
-    widths = [max(len(line[column]) for line in table) for column in range(4)]
-    lines = [
-        f"{row:>{widths[0]}}  {stage:<{widths[1]}}  {tokens:>{widths[2]}}  {prompt:<{widths[3]}}  "
-        f"{answer}".rstrip()
-        for row, stage, tokens, prompt, answer in table
-    ]
+    lines = align_rows(table, right={0, 2})
     notes = [facts.stop] if facts.stop else []
     rest = _describe_rest(facts, len(rows[:_TEXT_ROWS]))
     return "\n".join([head, *notes, "", *lines, "", rest])

@@ -14,7 +14,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from longtask_kit.errors import ConfigError
+from longtask_kit.errors import ConfigError, StreamExpiredError
 from longtask_kit.log.events import TERMINAL_STATUSES
 from longtask_kit.settings import Settings
 from longtask_kit.widgets.saved import make_bundle, read_style
@@ -168,8 +168,13 @@ def make_metadata(task_id: str, status: str) -> dict[str, Any]:
 
 def describe_now(task: Task, state: Transcript | None = None) -> dict[str, str]:
     """Return the MIME bundle of a task as it stands."""
-    state = state or task._feed.copy()
-    return make_bundle(state, task_id=task.id, spec=task._brief, price=task._price)
+    return make_bundle(state or task._feed.copy(), **_find_known(task))
+
+
+def _find_known(task: Task) -> dict[str, Any]:
+    is_gone = isinstance(task._feed.error, StreamExpiredError)
+    known = {"task_id": task.id, "spec": task._brief, "price": task._price}
+    return known | {"is_gone": is_gone}
 
 
 def make_frame(task: Task) -> dict[str, Any]:
@@ -183,7 +188,7 @@ def make_frame(task: Task) -> dict[str, Any]:
     """
     slot = f"text{uuid4().hex}"
     state = replace(task._feed.copy(), _chunks=[slot])
-    known: dict[str, Any] = {"task_id": task.id, "spec": task._brief, "price": task._price}
+    known = _find_known(task)
     live = make_bundle(state, **known)
     gone = make_bundle(state, **known, is_disconnected=True)
     compared = {name: _compare(live[name], gone[name]) for name in live}

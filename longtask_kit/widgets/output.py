@@ -19,12 +19,13 @@ from uuid import uuid4
 import anywidget
 import traitlets
 
-from longtask_kit.errors import ConfigError, LongTaskError
+from longtask_kit.errors import ConfigError, LongTaskError, StreamExpiredError
 from longtask_kit.log.events import START, TERMINAL_STATUSES, Cursor
 from longtask_kit.log.transcript import Transcript
 from longtask_kit.widgets.facts import describe_task, name_unit, read_facts
 from longtask_kit.widgets.keeper import Keeper, may_pages_write
 from longtask_kit.widgets.pace import Pace
+from longtask_kit.widgets.saved import GONE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -172,12 +173,11 @@ class TaskOutput(anywidget.AnyWidget):
             text, reasoning, origin, figures = task._feed.read(
                 lambda state: _take_view(state, spec, price)
             )
-            if task._feed.error is not None:
-                figures |= {
-                    "error": str(task._feed.error),
-                    "cure": "Attach again later.",
-                    "code": "stream",
-                }
+            if (error := task._feed.error) is not None:
+                cure = "Attach again later."
+                if isinstance(error, StreamExpiredError):  # it says what to do
+                    cure, figures["word"], figures["kind"] = "", GONE, "quiet"
+                figures |= {"error": str(error), "cure": cure, "code": "stream"}
             if origin != self._origin:
                 self._begin_text(origin)
             changed = {name: v for name, v in figures.items() if self._meta.get(name) != v}

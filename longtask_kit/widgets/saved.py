@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from longtask_kit.log.transcript import Transcript
     from longtask_kit.submit.spec import TaskSpec
 
+GONE = "not there any more"
 _STATIC = Path(__file__).parent / "static"
 # What stays where the style does not.
 _INLINE = {
@@ -45,6 +46,7 @@ def make_bundle(
     spec: TaskSpec | None = None,
     price: Price | None = None,
     is_disconnected: bool = False,
+    is_gone: bool = False,
 ) -> dict[str, str]:
     """Return the MIME bundle of a task: `text/plain` and safe `text/html`.
 
@@ -54,19 +56,25 @@ def make_bundle(
         spec: What was asked, of which model.
         price: Of its model's tokens, if it is known.
         is_disconnected: Whether the kernel that followed it is gone.
+        is_gone: Whether it was deleted, or outlived its time: nothing goes on.
     """
     facts = wording.read_facts(state, spec=spec, price=price)
     if task_id:
         facts |= wording.describe_task(task_id, spec)
     if is_disconnected:
         facts |= {"word": "disconnected", "kind": "quiet", "error": None}
+    if is_gone:
+        facts |= {"status": "gone", "word": GONE, "kind": "quiet", "error": None}
     text, reasoning = make_printable(state.text), make_printable(state.reasoning)
     html = describe_html(text, facts, reasoning=reasoning)
     return {"text/plain": describe_text(text, facts), "text/html": html}
 
 
 def describe_text(text: str, facts: dict[str, Any]) -> str:
-    """Return the text; of an unhappy end cause and cure; before the end what was asked."""
+    """Return the text; of an unhappy end cause and cure; before the end what was asked.
+
+    Of an answer without one that it is such, and what came beside.
+    """
     status, word = facts["status"], facts["word"]
     parts = [text]
     if status == "failed":
@@ -74,7 +82,7 @@ def describe_text(text: str, facts: dict[str, Any]) -> str:
     elif status in wording.ACTIVE and (attach := _attach(facts)):
         asked = f"{prompt} " if (prompt := facts.get("prompt")) else ""
         parts.append(f"[{asked}{word}: {attach} goes on from here]")
-    elif facts["kind"] != "good":
+    elif facts["kind"] != "good" or not text.strip():
         parts += [*wording.describe_blocks(facts), facts["refusal"] or "", f"[{word}]"]
     if facts.get("replayed"):
         parts.append(f"[{facts['replayed']}]")

@@ -1,5 +1,6 @@
 """Stage 4: an attempt that was cut is continued where that is sound, and starts over elsewhere."""
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -378,6 +379,36 @@ async def test_what_looks_at_its_own_answer_is_not_continued_as_a_prompt(
     _, events = await run(wire, 2)
     assert [e.type for e in events if e.type in ("start", "continue")] == ["start", "start"]
     assert fold(events).text == "".join(TOKENS[:20])
+
+
+@pytest.mark.parametrize("continues", [True, False])
+async def test_the_time_of_an_answer_is_that_of_all_attempts_whose_tokens_its_usage_counts(
+    store: Store, *, continues: bool
+) -> None:
+    @lt.handler(continues=continues)
+    async def speak(context: lt.TaskContext) -> AsyncIterator[Any]:
+        yield f"said by {context.attempt} "
+        if context.attempt == 1:
+            await asyncio.sleep(0.05)  # the pace of a model
+            yield "and by it once more "
+            raise lt.RetryableError("cut", code="cut")
+        yield lt.Outcome(usage=SOME)
+
+    task_id = new_task_id()
+    await store.create(task_id, {"prompt": PROMPT, "handler": "speak"})
+    for status_code in (500, 200):
+        assert (await deliver_once(store, task_id, {"speak": speak})).status_code == status_code
+    events = await store.read_log(task_id, after=START)
+    assert ("continue" in [event.type for event in events]) is continues
+    first = [event.time for event in events if event.cursor.attempt == 1]
+    texts = [e for e in events if e.cursor.attempt == 1 and e.type == "content"]
+    record = await store.read_task(task_id)
+    assert record is not None
+    assert record.usage is not None
+    stored = sum(event.tokens for event in texts)
+    assert record.usage.completion_tokens == SOME.completion_tokens + stored
+    assert record.run_ms is not None
+    assert record.run_ms >= 1000 * (texts[-1].time - first[0]).total_seconds()
 
 
 @pytest.mark.parametrize(

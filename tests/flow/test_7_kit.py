@@ -26,8 +26,10 @@ from starlette.responses import (
     Response,
 )
 from starlette.routing import Mount
+from upstash_redis import Redis
 
 import longtask_kit as lt
+from longtask_kit.log.keys import log_key
 from longtask_kit.server.handlers import Outcome, TaskContext
 from longtask_kit.settings import is_loopback, secret
 from tests.serving import serve
@@ -176,6 +178,28 @@ def test_a_deleted_task_is_gone(kit: lt.Kit) -> None:
     with pytest.raises(lt.StreamExpiredError):
         kit.attach(task.id)
     assert task.id not in [found.id for found in kit.tasks()]
+
+
+def test_an_answer_whose_log_is_gone_is_an_error_and_no_empty_text(
+    kit: lt.Kit, redis: Redis
+) -> None:
+    task_id = (task := kit.submit("evicted", model="demo-fast")).id
+    text = task.result(30)
+    redis.delete(log_key(task_id))
+    looks: list[Callable[[lt.Task], object]] = [
+        lambda found: found.text,
+        lambda found: found.message,
+        lambda found: found.attempts,
+        lambda found: found.reply("and then?"),
+        lambda found: found.xray().svg,
+        lambda found: found.result(30),
+    ]
+    for look in looks:
+        found = kit.attach(task_id)
+        assert found.status == "completed"
+        with pytest.raises(lt.StreamExpiredError):
+            look(found)
+    assert task.text == text, "who has read it keeps it"
 
 
 def test_serve_hosts_handlers_of_ones_own_in_this_process(settings: lt.Settings) -> None:

@@ -8,7 +8,7 @@ import pytest
 from IPython.core.formatters import DisplayFormatter
 
 import longtask_kit as lt
-from longtask_kit.client.listed import describe_age, describe_listed, list_lines
+from longtask_kit.client.listed import align_rows, describe_age, describe_listed, list_lines
 from longtask_kit.log.events import Status, Usage
 from longtask_kit.log.record import TaskRecord
 
@@ -70,6 +70,15 @@ def test_tasks_are_a_list_that_a_notebook_shows_as_a_table(kit: lt.Kit) -> None:
     assert read.tags == {"div", "table", "thead", "tbody", "tr", "th", "td", "code"}
     assert "Explain <script>alert(1)</script> &amp; [31m tides" in read.text
     assert repr(list(listed)) == repr(listed), "elsewhere it reads as the list it is"
+
+
+def test_columns_stand_below_each_other_behind_wide_signs() -> None:
+    rows = [("prompt", "tokens", "task"), ("潮汐 🌊", "1,234", "a"), ("tides", "7", "b")]
+    assert align_rows(rows, right={1}) == [
+        "prompt   tokens  task",
+        "潮汐 🌊   1,234  a",
+        "tides         7  b",
+    ]
 
 
 def test_a_group_takes_the_place_of_no_other_line(kit: lt.Kit) -> None:

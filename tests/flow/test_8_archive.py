@@ -114,6 +114,7 @@ def test_what_was_paid_is_kept_by_another_redis(
         task.result(30)
     for what in ("text", "reasoning", "usage", "finish_reason", "data", "prompt", "attempt"):
         assert getattr(theirs, what) == getattr(ours, what), what
+    assert theirs.snapshot().tokens == ours.snapshot().tokens == 3, "reasoning's among them"
     assert theirs.id in [task.id for task in other.tasks()]
     other.import_archive(tmp_path / "runs.db")
     assert "0 of them new here" in capsys.readouterr().out

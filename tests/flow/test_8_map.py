@@ -22,7 +22,7 @@ from longtask_kit.client.door import Door
 from longtask_kit.client.rows import is_empty
 from longtask_kit.local.qstash.plan import Plan
 from longtask_kit.log.changes import Change
-from longtask_kit.log.keys import GROUP_INDEX, REUSE_SECRET, group_key, new_task_id
+from longtask_kit.log.keys import GROUP_INDEX, REUSE_SECRET, group_key, log_key, new_task_id
 from longtask_kit.log.many import ManyStore
 from longtask_kit.log.redis import RedisClient
 from longtask_kit.log.store import Store
@@ -496,6 +496,40 @@ def test_rows_of_a_group_that_is_deleted_are_told(kit: lt.Kit) -> None:
     assert other.rows[0] is None
     with pytest.raises(lt.StreamExpiredError, match="No group"):
         kit.attach_group("group_12345678")
+
+
+def test_of_rows_that_are_gone_nobody_says_that_a_retry_runs_them_again(kit: lt.Kit) -> None:
+    group = ask(kit, ["went a", "went b"])
+    group.results(30)
+    for task in group.tasks:
+        assert task is not None
+        task.delete()
+    other = kit.attach_group(group.id)
+    wait_until(lambda: other.counts["failed"] == 2)
+    with pytest.raises(lt.TaskFailedError, match=r"or it was deleted\.$"):
+        other.results(30)
+    assert other.retry_failed() == 0
+
+
+def test_a_row_whose_answer_was_evicted_is_an_error_and_none_that_was_left_out(
+    kit: lt.Kit, redis: Redis
+) -> None:
+    group = ask(kit, ["evicted a", "kept a"])
+    group.results(30)
+    lost, _ = group.tasks
+    assert lost is not None
+    redis.delete(log_key(lost.id))
+    other = kit.attach_group(group.id)
+    with pytest.raises(lt.TaskFailedError, match=r"Row 0 .* its answer is not there any more"):
+        other.results(30)
+    error, kept = other.results(30, errors="return")
+    assert isinstance(error, lt.TaskFailedError)
+    assert kept == "KEPT A"
+    frame = other.to_frame()
+    assert "its answer is not there any more" in frame["error"][0]
+    assert frame["error"].isna().tolist() == [False, True]
+    lost.delete()
+    assert ask(kit, ["evicted a", "kept a"]).results(30) == ["EVICTED A", "KEPT A"]
 
 
 class Counting(RedisClient):

@@ -102,3 +102,14 @@ def test_a_line_of_json_is_read_by_any_tool() -> None:
     }
     [_, cells] = write_csv({"a": [Colour(name="red")], "b": [float("nan")]}).splitlines()
     assert cells == '"{""name"": ""red""}",'
+
+
+@pytest.mark.parametrize("is_csv", [True, False])
+def test_half_a_surrogate_pair_in_a_cell_keeps_no_table_from_being_written(*, is_csv: bool) -> None:
+    rows: list[dict[str, Any]] = [
+        {"kept \ud83d": {"deep": ["half \udc00"]}, "other": "whole \U0001f600"}
+    ]
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    text = write_table(columns, is_csv=is_csv).encode().decode()
+    assert "whole \U0001f600" in text
+    assert "half \ufffd" in text

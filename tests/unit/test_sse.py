@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from starlette.background import BackgroundTask
 from starlette.types import Message
 
+import longtask_kit as lt
 from longtask_kit.server.sse import SseResponse
 from tests.serving import serve
 from tests.wait import wait_until
@@ -105,6 +106,20 @@ def test_an_error_amid_a_stream_is_no_end_that_a_client_could_take_for_one(
         with pytest.raises(httpx.RemoteProtocolError):
             next(pieces)
     assert streams.is_closed.is_set()
+
+
+def test_a_stream_of_what_is_not_there_any_more_breaks_with_a_line_in_the_log_and_no_traceback(
+    streams: Streams, caplog: pytest.LogCaptureFixture
+) -> None:
+    streams.error = lt.StreamExpiredError("No task 'task_1'.", task_id="task_1")
+    with serve(streams.app) as url, httpx.stream("GET", f"{url}/stream") as answer:
+        pieces = answer.iter_raw()
+        assert next(pieces) == b"data: 1\n\n"
+        streams.go_on.set()
+        with pytest.raises(httpx.RemoteProtocolError):
+            next(pieces)
+    assert "A stream is broken off: No task 'task_1'." in caplog.messages
+    assert [record.exc_info for record in caplog.records if record.exc_info] == []
 
 
 # -- at the edge of ASGI ------------------------------------------------------------------------

@@ -127,6 +127,13 @@ def test_an_end_that_is_none_is_told_in_text_and_html() -> None:
     assert make_bundle(called)["text/plain"] == 'f({"a": 1})\n\n[1 tool call]'
 
 
+def test_an_answer_without_text_is_told_with_what_came_beside() -> None:
+    assert make_bundle(make_state("", status="completed"))["text/plain"] == "[completed]"
+    told = make_state(" \n", status="completed", data={"rows": [1, "\x1b[31m"]})
+    assert make_bundle(told)["text/plain"].strip() == 'rows: [1, "\\u001b[31m"]\n\n[completed]'
+    assert make_bundle(make_state("x", status="completed"))["text/plain"] == "x"
+
+
 def test_a_saved_card_names_its_task_and_holds_the_text_to_be_copied() -> None:
     spec = TaskSpec(prompt="Explain tides", model="demo")
     html = make_bundle(make_state("a *b*", status="completed"), task_id="task_1", spec=spec)[

@@ -7,9 +7,10 @@ import pytest
 
 import longtask_kit as lt
 from longtask_kit.widgets.compare import CompareOutput
-from longtask_kit.widgets.compare_facts import Answer, Prompt, mark, order_answers
-from longtask_kit.widgets.compare_saved import describe_html
+from longtask_kit.widgets.compare_facts import Answer, Prompt, mark, order_answers, read_prompt
+from longtask_kit.widgets.compare_saved import describe_html, describe_text
 from longtask_kit.widgets.differences import MOST_PAIRS, find_differences
+from longtask_kit.widgets.facts import Figure
 from longtask_kit.widgets.group_display import describe_group
 from tests.wait import wait_until
 from tests.widgets.conftest import RecordingComm
@@ -80,6 +81,35 @@ def test_no_payload_of_a_comparison_becomes_markup(payload: str) -> None:
     answer = Answer(name=payload, word=payload, kind="bad", note=payload, text=payload)
     prompt = Prompt(number=0, prompt=payload, answers=(answer, answer), vote=0)
     assert find_attacks(describe_html(make_facts(name=payload), [prompt], 1)) == []
+
+
+def test_what_is_saved_obeys_no_text_and_says_which_answer_is_not_whole() -> None:
+    usage = Figure("", "2", " tokens")
+    answers = (
+        Answer(name="a", word="", kind="bad", note="\x1b[31mno\u202e"),
+        Answer(name="b", word="length", kind="warn", figures=(usage,), text="\x1b[2Jcut"),
+        Answer(name="c", word="", kind="good", figures=(usage,), text="whole"),
+    )
+    prompts = [Prompt(number=0, prompt="p", answers=answers)]
+    plain, html = describe_text(make_facts(), prompts, 1), describe_html(make_facts(), prompts, 1)
+    assert not {"\x1b", "\u202e"} & {*plain, *html}
+    lines = [line.split() for line in plain.splitlines()]
+    assert ["b", "2", "tokens", "[length]", "[2Jcut"] in lines
+    assert ["c", "2", "tokens", "whole"] in lines
+
+
+def test_a_prompt_is_told_as_long_as_one_of_its_tasks_is_there(kit: lt.Kit) -> None:
+    group = ask(kit)
+    group.results(30)
+    first, *_ = group.tasks
+    for task in (first, *group.tasks[2:]):
+        assert task is not None
+        task.delete()
+    found = kit.attach_group(group.id)
+    wait_until(lambda: found.counts["failed"] == 3)
+    prompts = found._list_prompts()
+    assert read_prompt(found, 0, prompts).prompt == "Explain tides to 0 people"
+    assert read_prompt(found, 1, prompts).prompt == "not there any more"
 
 
 def test_what_is_saved_has_every_answer_and_the_best_one(kit: lt.Kit) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import longtask_kit
-from longtask_kit.log.events import Usage
+from longtask_kit.log.events import Cursor, EventType, TaskEvent, Usage
 from longtask_kit.log.transcript import Transcript
 from longtask_kit.submit.spec import TaskSpec
 from longtask_kit.widgets import facts as wording
@@ -103,3 +103,24 @@ def test_the_facts_of_a_task_that_reasoned() -> None:
     assert facts["elapsedMs"] == 10_000
     assert facts["attemptBeganMs"] == facts["firstTokenMs"] == 500
     assert facts["reasoningMs"] == 8000
+
+
+def test_the_rate_of_an_answer_that_went_on_leaves_out_the_silence_between_its_attempts() -> None:
+    state = Transcript()
+    told: list[tuple[float, int, EventType, str]] = [
+        (0, 1, "start", "1"),
+        (1, 1, "content", "a"),
+        (2, 1, "content", "b"),
+        (62, 2, "continue", "1-3"),
+        (63, 2, "content", "c"),
+        (64, 3, "continue", "2-2"),  # and one that said nothing
+        (93, 4, "continue", "2-2"),
+        (94, 4, "content", "d"),
+        (95, 4, "end", ""),
+    ]
+    for seq, (seconds, attempt, type_, data) in enumerate(told, start=1):
+        cursor = Cursor(attempt, seq)
+        state.apply(TaskEvent(type=type_, cursor=cursor, time=after(seconds), data=data))
+    facts = wording.read_facts(state)
+    assert facts["silenceMs"] == 61_000 + 31_000
+    assert wording.count_rate(facts) == 2.0

@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
 import longtask_kit as lt
 from longtask_kit.log.changes import Change
@@ -144,6 +145,13 @@ def test_no_payload_of_a_group_becomes_markup(payload: str) -> None:
     row = make_row(0, "t", Change(task_id="t", status="completed", answer=payload), payload)
     bundle = make_bundle(make_facts(name=payload), [row])
     assert find_attacks(bundle["text/html"]) == []
+
+
+def test_in_a_terminal_answers_stand_below_each_other_behind_wide_signs() -> None:
+    done = Change(task_id="t", status="completed", answer="said")
+    rows = [make_row(0, "t", done, "潮汐"), make_row(1, "t", done, "tides")]
+    lines = make_bundle(make_facts(), rows)["text/plain"].splitlines()
+    assert len({cell_len(line.partition("said")[0]) for line in lines if "said" in line}) == 1
 
 
 def test_what_is_saved_has_counts_the_first_rows_and_the_way_back(kit: lt.Kit) -> None:

@@ -302,7 +302,12 @@ def test_a_stream_that_breaks_is_shown_with_its_cure(kit: lt.Kit) -> None:
     wait_until(lambda: output.status == "running")
     task.delete()
     wait_until(lambda: replay(output).meta.get("code") == "stream")
-    assert "submit it again" in replay(output).meta["error"]
+    meta = replay(output).meta
+    assert "submit it again" in meta["error"]
+    assert (meta["word"], meta["cure"]) == ("not there any more", ""), "nobody can attach to it"
+    saved = describe_now(task)
+    assert saved["text/plain"] == "[not there any more]"
+    assert "kit.attach" not in saved["text/html"]
 
 
 @pytest.mark.parametrize("way", ["services", "http"])

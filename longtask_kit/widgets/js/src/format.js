@@ -16,9 +16,10 @@ export function formatDuration(ms) {
   return `${Math.floor(seconds / 60)} min ${String(seconds % 60).padStart(2, "0")} s`;
 }
 
-/** Tokens a second since this attempt's first token, or null before there is anything to divide. */
+/** Tokens a second since this text's first token, or null before there is anything to divide. What lies
+ * between two attempts, of which one goes on behind the other, is nobody's pace. */
 export function tokensPerSecond(meta, elapsedMs) {
-  const streamingMs = elapsedMs - (meta.attemptBeganMs ?? 0) - (meta.firstTokenMs ?? 0);
+  const streamingMs = elapsedMs - (meta.attemptBeganMs ?? 0) - (meta.firstTokenMs ?? 0) - (meta.silenceMs ?? 0);
   return meta.tokens > 1 && streamingMs > 100 ? (1000 * meta.tokens) / streamingMs : null;
 }
 
