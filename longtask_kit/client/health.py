@@ -15,7 +15,12 @@ from longtask_kit.log.redis import RedisClient
 from longtask_kit.settings import WHERE, Settings, secret
 from longtask_kit.submit.endpoint import OPENAI_URL
 from longtask_kit.submit.queue import Queue
-from longtask_kit.transport import TRANSPORT_ERRORS, make_connection_options, open_client
+from longtask_kit.transport import (
+    TRANSPORT_ERRORS,
+    make_connection_options,
+    open_client,
+    tell_proxy,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -162,8 +167,8 @@ async def _get(url: str, name: str, headers: dict[str, str]) -> httpx.Response:
             return await client.get(url, headers=headers)
     except (*TRANSPORT_ERRORS, httpx.InvalidURL) as exc:
         raise ConfigError(
-            f"{urlsplit(url).netloc} is not reachable ({type(exc).__name__}): check {name}, and "
-            "whether it is up."
+            f"{urlsplit(url).netloc} is not reachable{tell_proxy(url)} ({type(exc).__name__}): "
+            f"check {name}, and whether it is up."
         ) from exc
 
 
@@ -184,8 +189,8 @@ async def _get_as_openai(url: str, headers: dict[str, str]) -> Any:  # noqa: ANN
                 "SSL_CERT_FILE to it (where the webhook app runs, too)."
             ) from exc
         raise ConfigError(
-            f"{host} is not reachable ({type(exc).__name__}): check OPENAI_BASE_URL, and whether "
-            "it is up."
+            f"{host} is not reachable{tell_proxy(url)} ({type(exc).__name__}): check "
+            "OPENAI_BASE_URL, and whether it is up."
         ) from exc
 
 

@@ -22,7 +22,7 @@ from longtask_kit.log.record import TaskRecord
 from longtask_kit.log.subscribe import EventSource, expired
 from longtask_kit.submit.spec import MAX_OPEN_BODY_BYTES
 from longtask_kit.submit.tasks import NextTry
-from longtask_kit.transport import TRANSPORT_ERRORS, open_client
+from longtask_kit.transport import TRANSPORT_ERRORS, open_client, tell_proxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -132,7 +132,8 @@ class HttpBackend:
             response = await self._client.send(asked)
         except TRANSPORT_ERRORS as exc:
             raise StoreError(
-                f"{self._base_url} is not reachable ({type(exc).__name__}); is the webhook app up?"
+                f"{self._base_url} is not reachable{tell_proxy(self._base_url)} "
+                f"({type(exc).__name__}); is the webhook app up?"
             ) from exc
         answer = _read_json_object(response)
         if response.is_success and holds in answer:
