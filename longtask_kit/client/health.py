@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,13 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from longtask_kit.errors import ConfigError, LongTaskError, StoreRefusedError
+from longtask_kit.errors import (
+    ConfigError,
+    LongTaskError,
+    StoreRefusedError,
+    is_untrusted,
+    name_foreign,
+)
 from longtask_kit.log.redis import RedisClient
 from longtask_kit.settings import WHERE, Settings, secret
 from longtask_kit.submit.endpoint import OPENAI_URL
@@ -167,7 +172,7 @@ async def _get(url: str, name: str, headers: dict[str, str]) -> httpx.Response:
             return await client.get(url, headers=headers)
     except (*TRANSPORT_ERRORS, httpx.InvalidURL) as exc:
         raise ConfigError(
-            f"{urlsplit(url).netloc} is not reachable{tell_proxy(url)} ({type(exc).__name__}): "
+            f"{urlsplit(url).netloc} is not reachable{tell_proxy(url)} ({name_foreign(exc)}): "
             f"check {name}, and whether it is up."
         ) from exc
 
@@ -182,24 +187,16 @@ async def _get_as_openai(url: str, headers: dict[str, str]) -> Any:  # noqa: ANN
         async with httpx2.AsyncClient(timeout=10.0, **options) as client:
             return await client.get(url, headers=headers)
     except (httpx2.HTTPError, httpx2.InvalidURL) as exc:
-        if _is_untrusted(exc):
+        if is_untrusted(exc):
             raise ConfigError(
                 f"{host} shows a certificate that this machine does not trust, as behind a "
                 "company's proxy: write the CA of that proxy, in PEM form, into a file and set "
                 "SSL_CERT_FILE to it (where the webhook app runs, too)."
             ) from exc
         raise ConfigError(
-            f"{host} is not reachable{tell_proxy(url)} ({type(exc).__name__}): check "
+            f"{host} is not reachable{tell_proxy(url)} ({name_foreign(exc)}): check "
             "OPENAI_BASE_URL, and whether it is up."
         ) from exc
-
-
-def _is_untrusted(exc: BaseException | None) -> bool:
-    while exc is not None:
-        if isinstance(exc, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY" in str(exc):
-            return True
-        exc = exc.__cause__ or exc.__context__
-    return False
 
 
 REDIS = Check(

@@ -14,6 +14,7 @@ from longtask_kit.errors import (
     StreamError,
     SubmitError,
     describe_foreign,
+    name_foreign,
 )
 from longtask_kit.log.events import START, Cursor, TaskEvent, decode_frame
 from longtask_kit.log.keys import is_task_id
@@ -133,7 +134,7 @@ class HttpBackend:
         except TRANSPORT_ERRORS as exc:
             raise StoreError(
                 f"{self._base_url} is not reachable{tell_proxy(self._base_url)} "
-                f"({type(exc).__name__}); is the webhook app up?"
+                f"({name_foreign(exc)}); is the webhook app up?"
             ) from exc
         answer = _read_json_object(response)
         if response.is_success and holds in answer:

@@ -507,6 +507,24 @@ def test_doctor_tells_a_certificate_that_the_models_client_does_not_trust(
     assert "SSL_CERT_FILE" in shown
 
 
+def test_a_certificate_that_is_not_trusted_is_told_of_every_service(
+    environment: dict[str, str],
+) -> None:
+    names = ("UPSTASH_REDIS_REST_URL", "QSTASH_URL", "LONGTASK_BASE_URL")
+    ca, own = trustme.CA(), {}
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            port = urlsplit(environment[name]).port or 0
+            own[name] = f"https://127.0.0.1:{stack.enter_context(terminate_tls(port, ca))}"
+        done = longtask("doctor", **(environment | own))
+        shown = " ".join(done.stdout.split())
+        assert shown.count("this machine does not trust its certificate") == 4, shown
+        assert shown.count("set SSL_CERT_FILE to it") == 4
+        is_told = pytest.raises(lt.LongTaskError, match="does not trust its certificate")
+        with lt.connect(own["LONGTASK_BASE_URL"], quiet=True) as kit, is_told:
+            kit.tasks()
+
+
 def test_doctor_keeps_apart_what_the_environment_sets_and_what_the_local_stack_provides(
     home: Path,
 ) -> None:
