@@ -83,7 +83,10 @@ async def _ask_redis(settings: Settings) -> str:
         await redis.run([["SET", "longtask:doctor", "1", "EX", "60"]])
     except StoreRefusedError as exc:
         if "NOPERM" not in str(exc):
-            raise
+            raise ConfigError(
+                f"{exc}: copy UPSTASH_REDIS_REST_URL and UPSTASH_REDIS_REST_TOKEN again, of one "
+                f"database, from {WHERE['UPSTASH_REDIS_REST_TOKEN']}."
+            ) from exc
         raise ConfigError(
             "It takes the token for reading only: copy UPSTASH_REDIS_REST_TOKEN again from "
             f"{WHERE['UPSTASH_REDIS_REST_TOKEN']}, the one that is not the read-only one."
