@@ -20,7 +20,6 @@ from longtask_kit.client.options import read_spec
 from longtask_kit.client.task import Task, submit_spec
 from longtask_kit.errors import (
     LongTaskError,
-    SubmitError,
     TaskCancelledError,
     TaskFailedError,
 )
@@ -85,7 +84,7 @@ class LongtaskMagics(Magics):
                 **{name: getattr(options, name) for name in _HANDED_ON},
             )
             task = submit_spec(self._find_kit()._door, spec)
-        except SubmitError as exc:
+        except LongTaskError as exc:
             raise UsageError(str(exc)) from exc
         self._tasks.append(task)
         if options.name is not None:

@@ -173,6 +173,21 @@ def test_the_magics_submit_watch_and_cancel(
         assert "Traceback" not in str(errors)
 
 
+def test_a_magic_that_finds_no_kit_says_why_in_a_line(
+    kernel: tuple[KernelManager, BlockingKernelClient],
+) -> None:
+    _, client = kernel
+    run_cell(client, "%load_ext longtask_kit\nimport os, longtask_kit as lt")
+    run_cell(client, "os.environ.pop('UPSTASH_REDIS_REST_URL'); None")
+    half = str(collect_messages(client, "%%longtask\nx"))
+    run_cell(client, "kit = lt.connect('http://127.0.0.1:9', quiet=True); kit.close()")
+    closed = str(collect_messages(client, "%%longtask\nx"))
+    for told, says in ((half, "UPSTASH_REDIS_REST_URL"), (closed, "This kit is closed")):
+        assert "UsageError" in told
+        assert says in told
+        assert "Traceback" not in told
+
+
 def test_a_magics_options_are_quoted_as_in_a_shell(
     kernel: tuple[KernelManager, BlockingKernelClient],
 ) -> None:
