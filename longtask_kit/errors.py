@@ -239,12 +239,41 @@ def describe_foreign(exc: BaseException) -> str:
     httpx quotes the whole header value, token and all, when a header is not valid. Its transport
     through aiohttp calls a refused connection a timeout; aiohttp's own error says what it was.
     """
-    if exc.__cause__ is not None and type(exc.__cause__).__module__.startswith("aiohttp"):
-        exc = exc.__cause__
+    if is_untrusted(exc):
+        return _UNTRUSTED
+    exc = _find_first(exc)
     name = type(exc).__name__
     if name == "LocalProtocolError":
         return f"{name}: a token or URL holds a character that HTTP does not allow"
     return f"{name}: {str(exc)[:200]}" if str(exc) else name
+
+
+def name_foreign(exc: BaseException) -> str:
+    """Return the same of one whose text may not be shown: its type alone."""
+    return _UNTRUSTED if is_untrusted(exc) else type(_find_first(exc)).__name__
+
+
+def is_untrusted(exc: BaseException | None) -> bool:
+    """Tell whether it is about a certificate that this machine does not trust."""
+    while exc is not None:
+        if "CERTIFICATE_VERIFY" in str(exc):
+            return True
+        exc = exc.__cause__ or exc.__context__
+    return False
+
+
+_UNTRUSTED = (
+    "this machine does not trust its certificate, as behind a company's proxy: write the CA of "
+    "that proxy, in PEM form, into a file and set SSL_CERT_FILE to it"
+)
+
+
+def _find_first(exc: BaseException) -> BaseException:
+    """Return aiohttp's error, where the others are made of one."""
+    cause: BaseException | None = exc
+    while cause is not None and not type(cause).__module__.startswith("aiohttp"):
+        cause = cause.__cause__
+    return exc if cause is None else cause
 
 
 # The last two stand between ours, where a call waits for another thread.

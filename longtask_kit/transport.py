@@ -94,18 +94,22 @@ class QuickClient:
         """Send a request and read its answer."""
         if self._transport.client is None:
             self._transport.client = self._open()
-        session: aiohttp.ClientSession = self._transport.client
-        async with session.request(
-            method,
-            url,
-            data=content.encode() if isinstance(content, str) else content,
-            headers=headers,
-            params=params,
-            proxy=self._proxy,
-            allow_redirects=False,
-        ) as answer:
-            body = await answer.read()
-        return httpx.Response(answer.status, headers=answer.raw_headers, content=body)
+        data = content.encode() if isinstance(content, str) else content
+        try:
+            async with self._transport.client.request(
+                method,
+                url,
+                data=data,
+                headers=headers,
+                params=params,
+                proxy=self._proxy,
+                allow_redirects=False,
+            ) as answer:
+                body = await answer.read()
+                return httpx.Response(answer.status, headers=answer.raw_headers, content=body)
+        except aiohttp.ClientResponseError as exc:
+            refused = _translate(exc)
+        raise refused  # out here, or the other one would be its context
 
     async def post(self, url: str, *, headers: Mapping[str, str], json: Any) -> httpx.Response:  # noqa: ANN401
         """Send JSON."""
@@ -127,6 +131,13 @@ class QuickClient:
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
         )
+
+
+def _translate(exc: aiohttp.ClientResponseError) -> httpx.HTTPError:
+    """Return httpx' error: the text and the facts of aiohttp's hold a proxy's password."""
+    is_proxys = isinstance(exc, aiohttp.ClientHttpProxyError)
+    kind = httpx.ProxyError if is_proxys else httpx.RemoteProtocolError
+    return kind(" ".join(f"{exc.status} {exc.message}".split()))
 
 
 _dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
@@ -211,6 +222,16 @@ def choose_proxy(url: str, proxies: Mapping[str, str]) -> str | None:
             f"or name {host or 'the host'} in NO_PROXY."
         )
     return proxy
+
+
+def tell_proxy(url: str | None) -> str:
+    """Return ` through the proxy host:port` of the environment, for whoever finds nobody there."""
+    proxy = None
+    with contextlib.suppress(ConfigError):  # it was another one, that could be used
+        proxy = find_proxy(url)
+    return (
+        "" if proxy is None else f" through the proxy {urlsplit(proxy).netloc.rpartition('@')[2]}"
+    )
 
 
 def is_socks(proxy: str | None) -> bool:

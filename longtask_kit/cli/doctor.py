@@ -14,7 +14,7 @@ from longtask_kit.errors import ConfigError
 from longtask_kit.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from longtask_kit.local.stack import LocalStack
 
@@ -31,7 +31,7 @@ def list_names() -> list[str]:
 
 async def examine(settings: Settings) -> list[Finding]:
     """Check names first, then the services that can be called with what is set."""
-    findings = list(examine_names(settings))
+    findings = [*_examine_tape(settings), *examine_names(settings)]
     missing = {finding.subject for finding in findings if finding.verdict == "fails"}
     checks = [*_SERVICES[:-1], health.MODEL, _SERVICES[-1]]
     return findings + await _ask_all(settings, checks, missing=missing)
@@ -48,7 +48,7 @@ async def examine_local(settings: Settings, stack: LocalStack) -> list[Finding]:
 
     fields = [name for name in settings.model_fields_set if getattr(settings, name) is not None]
     findings = examine_place(_find_names(fields), stack.environment, describe_local(settings))
-    findings += await _ask_all(stack.settings, _SERVICES)
+    findings += [*_examine_tape(settings), *await _ask_all(stack.settings, _SERVICES)]
     try:
         endpoint, model = find_own_service(settings)
     except ConfigError as exc:
@@ -58,6 +58,22 @@ async def examine_local(settings: Settings, stack: LocalStack) -> list[Finding]:
         own: dict[str, Any] = {"openai_base_url": endpoint.url, "model": model}
         used = used.model_copy(update=own | {"openai_api_key": SecretStr(endpoint.key)})
     return findings + await _ask_all(used, [health.MODEL])
+
+
+def _examine_tape(settings: Settings) -> Iterator[Finding]:
+    """Say of a cassette that the environment names whether it answers before every service."""
+    if settings.replay is None:
+        return
+    from longtask_kit.client.replay import find_tape
+
+    try:
+        tape = find_tape(settings, None, None, None, None)
+        told = tape.describe(tape.read()) if tape else ""
+    except ConfigError as exc:
+        yield Finding("LONGTASK_REPLAY", "fails", str(exc))
+    else:
+        detail = f"connect() asks it, by the local stack, before the services below: {told}"
+        yield Finding("LONGTASK_REPLAY", "note", detail)
 
 
 async def _ask_all(

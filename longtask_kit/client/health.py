@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,12 +9,23 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from longtask_kit.errors import ConfigError, LongTaskError, StoreRefusedError
+from longtask_kit.errors import (
+    ConfigError,
+    LongTaskError,
+    StoreRefusedError,
+    is_untrusted,
+    name_foreign,
+)
 from longtask_kit.log.redis import RedisClient
 from longtask_kit.settings import WHERE, Settings, secret
 from longtask_kit.submit.endpoint import OPENAI_URL
 from longtask_kit.submit.queue import Queue
-from longtask_kit.transport import TRANSPORT_ERRORS, make_connection_options, open_client
+from longtask_kit.transport import (
+    TRANSPORT_ERRORS,
+    make_connection_options,
+    open_client,
+    tell_proxy,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -73,7 +83,10 @@ async def _ask_redis(settings: Settings) -> str:
         await redis.run([["SET", "longtask:doctor", "1", "EX", "60"]])
     except StoreRefusedError as exc:
         if "NOPERM" not in str(exc):
-            raise
+            raise ConfigError(
+                f"{exc}: copy UPSTASH_REDIS_REST_URL and UPSTASH_REDIS_REST_TOKEN again, of one "
+                f"database, from {WHERE['UPSTASH_REDIS_REST_TOKEN']}."
+            ) from exc
         raise ConfigError(
             "It takes the token for reading only: copy UPSTASH_REDIS_REST_TOKEN again from "
             f"{WHERE['UPSTASH_REDIS_REST_TOKEN']}, the one that is not the read-only one."
@@ -162,8 +175,8 @@ async def _get(url: str, name: str, headers: dict[str, str]) -> httpx.Response:
             return await client.get(url, headers=headers)
     except (*TRANSPORT_ERRORS, httpx.InvalidURL) as exc:
         raise ConfigError(
-            f"{urlsplit(url).netloc} is not reachable ({type(exc).__name__}): check {name}, and "
-            "whether it is up."
+            f"{urlsplit(url).netloc} is not reachable{tell_proxy(url)} ({name_foreign(exc)}): "
+            f"check {name}, and whether it is up."
         ) from exc
 
 
@@ -177,24 +190,16 @@ async def _get_as_openai(url: str, headers: dict[str, str]) -> Any:  # noqa: ANN
         async with httpx2.AsyncClient(timeout=10.0, **options) as client:
             return await client.get(url, headers=headers)
     except (httpx2.HTTPError, httpx2.InvalidURL) as exc:
-        if _is_untrusted(exc):
+        if is_untrusted(exc):
             raise ConfigError(
                 f"{host} shows a certificate that this machine does not trust, as behind a "
                 "company's proxy: write the CA of that proxy, in PEM form, into a file and set "
                 "SSL_CERT_FILE to it (where the webhook app runs, too)."
             ) from exc
         raise ConfigError(
-            f"{host} is not reachable ({type(exc).__name__}): check OPENAI_BASE_URL, and whether "
-            "it is up."
+            f"{host} is not reachable{tell_proxy(url)} ({name_foreign(exc)}): check "
+            "OPENAI_BASE_URL, and whether it is up."
         ) from exc
-
-
-def _is_untrusted(exc: BaseException | None) -> bool:
-    while exc is not None:
-        if isinstance(exc, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY" in str(exc):
-            return True
-        exc = exc.__cause__ or exc.__context__
-    return False
 
 
 REDIS = Check(

@@ -14,6 +14,7 @@ from longtask_kit.errors import (
     StreamError,
     SubmitError,
     describe_foreign,
+    name_foreign,
 )
 from longtask_kit.log.events import START, Cursor, TaskEvent, decode_frame
 from longtask_kit.log.keys import is_task_id
@@ -22,7 +23,7 @@ from longtask_kit.log.record import TaskRecord
 from longtask_kit.log.subscribe import EventSource, expired
 from longtask_kit.submit.spec import MAX_OPEN_BODY_BYTES
 from longtask_kit.submit.tasks import NextTry
-from longtask_kit.transport import TRANSPORT_ERRORS, open_client
+from longtask_kit.transport import TRANSPORT_ERRORS, open_client, tell_proxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -132,7 +133,8 @@ class HttpBackend:
             response = await self._client.send(asked)
         except TRANSPORT_ERRORS as exc:
             raise StoreError(
-                f"{self._base_url} is not reachable ({type(exc).__name__}); is the webhook app up?"
+                f"{self._base_url} is not reachable{tell_proxy(self._base_url)} "
+                f"({name_foreign(exc)}); is the webhook app up?"
             ) from exc
         answer = _read_json_object(response)
         if response.is_success and holds in answer:

@@ -51,7 +51,7 @@ def read_spec(
     values |= {"timeout_s": timeout}
     values["max_tokens"] = _read_number("--max-tokens", max_tokens, int)
     values["temperature"] = _read_number("--temperature", temperature, float)
-    values["params"] = dict(_read_named("--param", text) for text in params)
+    values["params"] = dict(map(_read_param, params))
     values["metadata"] = dict(_read_named("--metadata", text) for text in metadata)
     if schema is not None:
         values["schema"] = _read_json("--schema", schema)
@@ -106,6 +106,17 @@ def _read_number(option: str, text: str, kind: type[int | float]) -> float | Non
             f"{option} is {text!r:.40}: expected {expected}, or none, which leaves it to the model "
             "service."
         ) from exc
+
+
+def _read_param(text: str) -> tuple[str, Any]:
+    """Read a parameter, and refuse what a list or an object is without its quotes."""
+    name, value = _read_named("--param", text)
+    if isinstance(value, str) and re.fullmatch(r"\s*(\[.*\]|\{.*\})\s*", value, re.DOTALL):
+        raise SubmitError(
+            f"--param {name} is {value!r:.60}: expected JSON; quote all of it, so that its own "
+            """quotes stay: --param 'stop=["a", "b"]'."""
+        )
+    return name, value
 
 
 def _read_named(option: str, text: str) -> tuple[str, Any]:

@@ -15,7 +15,7 @@ from upstash_redis.http import AsyncHttpClient, make_headers
 
 from longtask_kit.errors import StoreError, StoreRefusedError, describe_foreign
 from longtask_kit.settings import secret
-from longtask_kit.transport import TRANSPORT_ERRORS, open_quick_client
+from longtask_kit.transport import TRANSPORT_ERRORS, open_quick_client, tell_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -64,8 +64,8 @@ class RedisClient:
 
     def __init__(self, settings: Settings, *, timeout_s: float = 10.0) -> None:
         settings.require("UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN")
-        url = settings.upstash_redis_rest_url or ""
-        self._sdk = _Sdk(url, secret(settings.upstash_redis_rest_token))
+        self._url = settings.upstash_redis_rest_url or ""
+        self._sdk = _Sdk(self._url, secret(settings.upstash_redis_rest_token))
         self.timeout_s = timeout_s
         self._turns = asyncio.Semaphore(_MAX_AT_ONCE)
 
@@ -139,8 +139,8 @@ class RedisClient:
             if len(commands) > 1 and not isinstance(exc, TRANSPORT_ERRORS):
                 await self._send([["PING"]])  # a wrong token is told only to a single command
             raise StoreError(
-                f"Redis is not reachable at UPSTASH_REDIS_REST_URL ({describe_foreign(exc)}); "
-                "check the URL and token, or run `longtask doctor`."
+                f"Redis is not reachable at UPSTASH_REDIS_REST_URL{tell_proxy(self._url)} "
+                f"({describe_foreign(exc)}); check the URL and token, or run `longtask doctor`."
             ) from exc
 
 

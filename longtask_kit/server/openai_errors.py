@@ -9,7 +9,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from longtask_kit.errors import NonRetryableError, RetryableError
+from longtask_kit.errors import NonRetryableError, RetryableError, name_foreign
 from longtask_kit.log.text import make_valid_text
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def map_model_error(exc: OpenAIError, key: str = "") -> RetryableError | NonRetr
     if isinstance(exc, APITimeoutError) and not isinstance(exc.__cause__, httpx2.ConnectTimeout):
         return silent()
     return RetryableError(
-        f"The model service{_name_host(exc)} is not reachable ({type(exc).__name__}): check "
+        f"The model service{_name_host(exc)} is not reachable ({name_foreign(exc)}): check "
         "OPENAI_BASE_URL, and whether it is up.",
         code="model_connection",
     )

@@ -32,7 +32,7 @@ from longtask_kit.errors import (
 from longtask_kit.settings import secret
 from longtask_kit.submit.queue_state import EVENTS_READ, read_state
 from longtask_kit.traces import carry
-from longtask_kit.transport import TRANSPORT_ERRORS, open_quick_client
+from longtask_kit.transport import TRANSPORT_ERRORS, open_quick_client, tell_proxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -208,7 +208,7 @@ class Queue:
                 task_id=task_id,
             )
         return SubmitError(
-            f"The task was not queued: QStash at {self._settings.qstash_url} answered "
+            f"The task was not queued: {self._place} answered "
             f"{describe_foreign(exc)}. Check QSTASH_TOKEN and QSTASH_URL, "
             "or run `longtask doctor`.",
             task_id=task_id,
@@ -307,6 +307,11 @@ class Queue:
                 raise StoreError(f"QStash refused: {describe_foreign(exc)}.") from exc
 
     @property
+    def _place(self) -> str:
+        url = self._settings.qstash_url
+        return f"QStash at {url}{tell_proxy(url)}"
+
+    @property
     def webhook_url(self) -> str:
         """Where messages are delivered."""
         return self._settings.webhook_url
@@ -338,7 +343,6 @@ class Queue:
                 keys = await self._signing_keys.get()
         except _FOREIGN as exc:
             raise ConfigError(
-                f"QStash at {self._settings.qstash_url}: {describe_foreign(exc)}. "
-                "Check QSTASH_TOKEN and QSTASH_URL."
+                f"{self._place}: {describe_foreign(exc)}. Check QSTASH_TOKEN and QSTASH_URL."
             ) from exc
         return keys.current, keys.next

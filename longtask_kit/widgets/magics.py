@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import keyword
+import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from IPython.core.error import UsageError
-from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
-from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
+from IPython.core.magic_arguments import argument, magic_arguments
 from IPython.utils.text import FullEvalFormatter
 
 from longtask_kit.client.connect import connect
@@ -17,7 +20,6 @@ from longtask_kit.client.options import read_spec
 from longtask_kit.client.task import Task, submit_spec
 from longtask_kit.errors import (
     LongTaskError,
-    SubmitError,
     TaskCancelledError,
     TaskFailedError,
 )
@@ -57,14 +59,17 @@ class LongtaskMagics(Magics):
     @argument("--no-wait", action="store_true", help="Return at once; the task streams on.")
     @argument("--format", "-f", action="store_true", help="Fill {expressions} from the notebook.")
     @argument("--help", "-h", action="store_true", help="Print this.")
-    @cell_magic
-    def longtask(self, line: str, cell: str) -> None:
+    @line_cell_magic
+    def longtask(self, line: str, cell: str | None = None) -> None:
         """Submit the cell as a prompt and watch its answer stream."""
-        options = parse_argstring(self.longtask, line)
-        if options.help:
+        words = _split(line)
+        if cell is None and not {"-h", "--help"}.intersection(words):
+            raise UsageError("the prompt is the cell: begin it with %%longtask, and write below it")
+        options = self.longtask.parser.parse_args(words)
+        if cell is None or options.help:
             sys.stdout.write(self.longtask.parser.format_help())
             return
-        if options.name is not None and not options.name.isidentifier():
+        if options.name is not None and not _is_name(options.name):
             raise UsageError(f"--name must be a variable's name, got {options.name!r}")
         prompt = self._fill(cell) if options.format else cell
         try:
@@ -79,7 +84,7 @@ class LongtaskMagics(Magics):
                 **{name: getattr(options, name) for name in _HANDED_ON},
             )
             task = submit_spec(self._find_kit()._door, spec)
-        except SubmitError as exc:
+        except LongTaskError as exc:
             raise UsageError(str(exc)) from exc
         self._tasks.append(task)
         if options.name is not None:
@@ -141,6 +146,25 @@ class LongtaskMagics(Magics):
             return str(FullEvalFormatter().format(cell, **self._names))
         except Exception as exc:
             raise UsageError(f"--format: {type(exc).__name__}: {exc}") from exc
+
+
+def _split(line: str) -> list[str]:
+    """Split a line of options as a shell does; IPython's own way leaves the quotes in them."""
+    words = shlex.shlex(line, posix=True)
+    words.whitespace_split, words.commenters = True, ""
+    if os.name == "nt":  # there it stands in paths
+        words.escape = ""
+    try:
+        return [*words]
+    except ValueError as exc:
+        raise UsageError(
+            f"the options can't be read, {str(exc).lower()}: quote a value as in a shell, "
+            '--system "It\'s terse."'
+        ) from exc
+
+
+def _is_name(text: str) -> bool:
+    return text.isidentifier() and not keyword.iskeyword(text)
 
 
 def _tell_status(task: Task) -> str:

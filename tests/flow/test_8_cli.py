@@ -39,6 +39,7 @@ from longtask_kit.client.terminal import _print_live
 from longtask_kit.log.keys import new_task_id
 from tests.command import LONGTASK, call, longtask, spawn
 from tests.serving import free_port, serve
+from tests.thorough import first_of
 from tests.tls import terminate_tls
 from tests.wait import wait_until
 
@@ -443,7 +444,7 @@ def test_doctor_finds_everything_well(environment: dict[str, str]) -> None:
     ("change", "row", "cure"),
     [
         ({"QSTASH_TOKEN": "wrong"}, "QStash answers", "Check QSTASH_TOKEN"),
-        ({"UPSTASH_REDIS_REST_TOKEN": "wrong"}, "Redis answers", "WRONGPASS"),
+        ({"UPSTASH_REDIS_REST_TOKEN": "wrong"}, "Redis answers", "again, of one database"),
         ({"UPSTASH_REDIS_REST_URL": "http://127.0.0.1:9"}, "Redis answers", "URL"),
         ({"OPENAI_API_KEY": "wrong"}, "model answers", "check OPENAI_API_KEY"),
         ({"OPENAI_BASE_URL": "http://127.0.0.1:9"}, "model answers", "check OPENAI_BASE_URL"),
@@ -505,6 +506,41 @@ def test_doctor_tells_a_certificate_that_the_models_client_does_not_trust(
     shown = " ".join(done.stdout.split())
     assert "shows a certificate that this machine does not trust" in shown
     assert "SSL_CERT_FILE" in shown
+
+
+@pytest.mark.parametrize("is_hosted", first_of([False, True], rest_in_gate=True))
+def test_doctor_tells_of_the_cassette_that_answers_instead(
+    environment: dict[str, str], home: Path, tmp_path: Path, is_hosted: bool
+) -> None:
+    own = environment if is_hosted else {}
+    path = tmp_path / "answers.jsonl"
+    done = longtask("doctor", **own, LONGTASK_REPLAY=str(path))
+    assert done.returncode == 1
+    assert "✗  LONGTASK_REPLAY" in done.stdout
+    assert (
+        longtask("run", "x", LONGTASK_MODEL="demo-fast", LONGTASK_RECORD=str(path)).returncode == 0
+    )
+    done = longtask("doctor", **own, LONGTASK_REPLAY=str(path))
+    assert done.returncode == 0, done.stdout
+    assert "replayed from answers.jsonl" in " ".join(done.stdout.split())
+
+
+def test_a_certificate_that_is_not_trusted_is_told_of_every_service(
+    environment: dict[str, str],
+) -> None:
+    names = ("UPSTASH_REDIS_REST_URL", "QSTASH_URL", "LONGTASK_BASE_URL")
+    ca, own = trustme.CA(), {}
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            port = urlsplit(environment[name]).port or 0
+            own[name] = f"https://127.0.0.1:{stack.enter_context(terminate_tls(port, ca))}"
+        done = longtask("doctor", **(environment | own))
+        shown = " ".join(done.stdout.split())
+        assert shown.count("this machine does not trust its certificate") == 4, shown
+        assert shown.count("set SSL_CERT_FILE to it") == 4
+        is_told = pytest.raises(lt.LongTaskError, match="does not trust its certificate")
+        with lt.connect(own["LONGTASK_BASE_URL"], quiet=True) as kit, is_told:
+            kit.tasks()
 
 
 def test_doctor_keeps_apart_what_the_environment_sets_and_what_the_local_stack_provides(

@@ -153,7 +153,12 @@ def test_the_magics_submit_watch_and_cancel(
     assert listed.count("task_") == 2
     assert "completed, stopped at max_tokens (20)" in listed
     assert run_cell(client, "%longtask_cancel slow") in ("cancelling\n", "cancelled\n")
+    assert "Longest answer, in tokens" in run_cell(client, "%longtask --help")
     for wrong, says in (
+        ("%longtask x", "the prompt is the cell"),
+        ("%%longtask --help", "%longtask (single %)"),
+        ("%%longtask --name class\nx", "a variable's name"),
+        ("%%longtask --system It's\nx", "quote a value as in a shell"),
         ("%%longtask --max-tokens many\nx", "expected a whole number, or none"),
         ("%%longtask --nonsense\nx", "unrecognized arguments"),
         ("%%longtask --max-tokens 0\nx", "--max-tokens"),
@@ -166,6 +171,34 @@ def test_the_magics_submit_watch_and_cancel(
         errors = [c for kind, c in collect_messages(client, wrong) if kind in ("error", "stream")]
         assert says in str(errors), wrong
         assert "Traceback" not in str(errors)
+
+
+def test_a_magic_that_finds_no_kit_says_why_in_a_line(
+    kernel: tuple[KernelManager, BlockingKernelClient],
+) -> None:
+    _, client = kernel
+    run_cell(client, "%load_ext longtask_kit\nimport os, longtask_kit as lt")
+    run_cell(client, "os.environ.pop('UPSTASH_REDIS_REST_URL'); None")
+    half = str(collect_messages(client, "%%longtask\nx"))
+    run_cell(client, "kit = lt.connect('http://127.0.0.1:9', quiet=True); kit.close()")
+    closed = str(collect_messages(client, "%%longtask\nx"))
+    for told, says in ((half, "UPSTASH_REDIS_REST_URL"), (closed, "This kit is closed")):
+        assert "UsageError" in told
+        assert says in told
+        assert "Traceback" not in told
+
+
+def test_a_magics_options_are_quoted_as_in_a_shell(
+    kernel: tuple[KernelManager, BlockingKernelClient],
+) -> None:
+    _, client = kernel
+    run_cell(client, "%load_ext longtask_kit")
+    options = r"""-m "demo-fast" --system 'Be "terse".' --metadata who="a b" --no-wait -n 'task'"""
+    params = r"""--param 'stop=["\n", "b c"]' --param "user=it's \"me\"" """
+    run_cell(client, f"%%longtask {options} {params}\nx")
+    asked = "task.spec.system, task.spec.params, task.spec.metadata"
+    expected = 'Be "terse".', {"stop": ["\n", "b c"], "user": 'it\'s "me"'}, {"who": "a b"}
+    assert run_cell(client, f"({asked}) == {expected!r}") == "True", run_cell(client, asked)
 
 
 @pytest.mark.parametrize(

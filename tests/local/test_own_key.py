@@ -401,6 +401,11 @@ def test_an_endpoint_has_the_certificates_of_its_kernel(
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
         with lt.connect(quiet=True, **own) as kit:  # type: ignore[arg-type]
             assert kit.submit("tides").result(30) == say("tides")
+        trustme.CA().cert_pem.write_to_path(str(tmp_path / "foreign.pem"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "foreign.pem"))
+        is_told = pytest.raises(lt.TaskFailedError, match="does not trust its certificate")
+        with lt.connect(quiet=True, **own) as kit, is_told:  # type: ignore[arg-type]
+            kit.submit("tides", retries=0).result(30)
         ca.cert_pem.write_to_path(str(tmp_path / "other.pem"))
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "other.pem"))
         with lt.connect(quiet=True, **own) as kit:  # type: ignore[arg-type]

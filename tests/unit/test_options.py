@@ -88,3 +88,11 @@ def test_a_message_of_a_file_is_told_by_its_option_and_place(tmp_path: Path) -> 
     path.write_text('[{"role": "user"}]')
     with pytest.raises(lt.SubmitError, match=r'^"--messages\[0\]\.content" is missing'):
         read_spec(prompt=None, messages=path)
+
+
+def test_a_list_that_lost_its_quotes_to_the_shell_is_no_parameter() -> None:
+    spec = read_spec(prompt="x", params=['stop=["a", "b"]', "suffix=[", "user={me}, and more"])
+    assert spec.params == {"stop": ["a", "b"], "suffix": "[", "user": "{me}, and more"}
+    for text in ("stop=[a, b]", "logit_bias={50256: -100}"):
+        with pytest.raises(lt.SubmitError, match=r"--param \w+ is .*: expected JSON; quote all"):
+            read_spec(prompt="x", params=[text])

@@ -1,6 +1,8 @@
 """What the environment says of proxies and certificates, read by us and not by httpx."""
 
+import asyncio
 import sys
+import traceback
 from pathlib import Path
 
 import httpx
@@ -13,6 +15,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
 import longtask_kit as lt
+from longtask_kit.client import health
 from longtask_kit.server.openai import _open_http_client
 from longtask_kit.transport import (
     TRANSPORT_ERRORS,
@@ -169,6 +172,32 @@ async def test_a_request_takes_the_proxy(monkeypatch: pytest.MonkeyPatch) -> Non
         async with open_client(url) as client:
             with pytest.raises(httpx.TransportError):
                 await client.get(url)
+
+
+@pytest.mark.filterwarnings("ignore:.*BasicAuth|.*proxy_auth:DeprecationWarning")  # httpx-aiohttp's
+@pytest.mark.parametrize("answer", ["HTTP/1.1 407 Proxy Authentication Required", "no HTTP"])
+@pytest.mark.anyio
+async def test_a_proxys_password_reaches_the_proxy_and_no_error(
+    monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    asked: list[bytes] = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(f"{answer}\r\nContent-Length: 0\r\n\r\n".encode())
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        place = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        monkeypatch.setenv("https_proxy", f"http://me:canary@{place}")
+        settings = lt.Settings(**{name.lower(): value for name, value in HOSTED.items()})
+        for check in (health.REDIS, health.QUEUE, health.KEYS, health.MODEL, health.WEBHOOK):
+            asked.clear()
+            with pytest.raises(lt.LongTaskError, match=f"through the proxy {place}") as told:
+                await check.ask(settings)
+            assert b"Proxy-Authorization: Basic bWU6Y2FuYXJ5" in asked[0], check.subject
+            shown = "".join(traceback.format_exception(told.value))
+            assert "canary" not in f"{shown}{told.value.__cause__!r}", check.subject
 
 
 @pytest.mark.anyio
