@@ -351,7 +351,7 @@ async def _write_ending(ending: Ending, writer: AttemptWriter) -> None:
         case "cancel":
             await writer.cancel()
         case "wait" | "park":
-            await writer.pause(ending.message, code=ending.code)
+            await writer.pause(ending.message, code=ending.code, line=ending.line)
         case "hand_on":
             await writer.hand_over(ending.message, code=ending.code)
 

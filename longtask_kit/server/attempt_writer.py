@@ -199,10 +199,10 @@ class AttemptWriter:
         """Mark the task retrying, and give the lease back for the next delivery."""
         await self._finish(_retrying(message, code))
 
-    async def pause(self, message: str, *, code: str) -> None:
+    async def pause(self, message: str, *, code: str, line: str = "") -> None:
         """Mark the task pending, and give the lease back: another delivery goes on with it."""
         entries, fields = _note("pending", message, code)
-        await self._finish((entries, [*fields, "continues", "1"]))
+        await self._finish((entries, [*fields, "continues", "1", "line", line]))
 
     async def hand_over(self, message: str, *, code: str) -> None:
         """Mark the task pending, and give the lease back: another attempt continues this one's."""

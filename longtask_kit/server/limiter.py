@@ -234,7 +234,7 @@ class Limiter:
         try:
             while not isinstance(answer := await self._ask(call), Reserved):
                 if loop.time() + answer > give_up_at:
-                    raise MustWait(wait_ending(min(answer, _LONGEST_S)))
+                    raise MustWait(wait_ending(min(answer, _LONGEST_S), call.line))
                 if answer >= _TOLD_S:
                     writer.note("pending", describe_wait(answer), code="limit")
                     is_told = True
@@ -332,10 +332,14 @@ class _Limited:
                 await settled  # or the next question would get the same answer
 
 
-def wait_ending(wait_s: float) -> Ending:
+def wait_ending(wait_s: float, line: str) -> Ending:
     """Return how an attempt ends that has to wait for long."""
     return Ending(
-        kind="wait", message=describe_wait(wait_s), code="limit", retry_after_s=max(1.0, wait_s)
+        kind="wait",
+        message=describe_wait(wait_s),
+        code="limit",
+        retry_after_s=max(1.0, wait_s),
+        line=line,
     )
 
 
