@@ -1,15 +1,18 @@
 """Stage 8: a group stops when its budget is spent, and goes on when that is raised."""
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import httpx
 import pytest
 from pydantic import SecretStr
 from upstash_redis import Redis
 
 import longtask_kit as lt
+from longtask_kit.client.prices import choose_price
 from longtask_kit.log.keys import group_key, group_rows_key, new_group_id, task_key
 from longtask_kit.log.many import ManyStore
 from longtask_kit.log.store import Store
@@ -200,6 +203,41 @@ def test_a_budget_in_money_needs_prices(kit: lt.Kit) -> None:
     assert len(group.results(60)) == 20
 
 
+@pytest.mark.parametrize(
+    "prices",
+    [(math.nan, 1), (1, math.inf), (-1, 2), "12", ("cheap", 1), (1, 2, 3), {"demo": (1, -2)}],
+    ids=str,
+)
+def test_what_are_no_prices_is_refused_where_they_are_given(
+    kit: lt.Kit,
+    settings: lt.Settings,
+    prices: Any,  # noqa: ANN401 - wrong ones
+) -> None:
+    with pytest.raises(lt.ConfigError, match=r"`prices`.*expected \(in, out\)"):
+        kit.map(["x"], model="demo", prices=prices)
+    with pytest.raises(lt.ConfigError, match=r"`prices`.*expected \(in, out\)"):
+        lt.connect(settings=settings, prices=prices, quiet=True)
+
+
+def test_prices_in_text_are_the_numbers_that_it_says() -> None:
+    assert choose_price(("0.15", "0.60"), "demo") == (0.15, 0.6)  # type: ignore[arg-type]
+    assert choose_price({"demo": (1, 2)}, "another") is None
+
+
+@pytest.mark.parametrize("cost", [math.inf, math.nan, True, 0, -1, 10**400, "1"], ids=repr)
+def test_what_is_no_budget_is_refused(kit: lt.Kit, cost: Any) -> None:  # noqa: ANN401
+    with pytest.raises(lt.ConfigError, match=r"`budget_cost` is .*expected a number above 0"):
+        kit.map(["x"], budget_cost=cost, prices=(1, 1))
+
+
+def test_a_group_without_a_budget_is_not_given_one_that_nothing_heeds(kit: lt.Kit) -> None:
+    group = kit.map(["free"], handler="paid")
+    assert group.results(30) == ["FREE"]
+    with pytest.raises(lt.SubmitError, match="has no budget"):
+        group.resume(budget_tokens=100)
+    assert not kit.attach_group(group.id)._record.options.get("budgetTokens")
+
+
 def test_tokens_that_were_spent_count_in_money_too(kit: lt.Kit) -> None:
     rows = [f"both {i}" for i in range(20)]
     group = kit.map(rows, handler="paid", budget_tokens=60, prices=(10, 20), parallelism=2)
@@ -225,6 +263,13 @@ def test_over_http_a_group_is_resumed_as_well(kit: lt.Kit) -> None:
         group = friend.map([f"http {i}" for i in range(10)], handler="paid", budget_tokens=30)
         with pytest.raises(lt.TaskIncompleteError):
             group.results(60)
+        for none in ({}, {"budgetTokens": 100, "budgetCost": 1.0}):
+            answer = httpx.post(
+                f"{url}/api/groups/{group.id}/resume",
+                json=none,
+                headers={"Authorization": "Bearer the-key"},
+            )
+            assert (answer.status_code, "expected one of them" in answer.text) == (400, True)
         group.resume(budget_tokens=1000)
         assert len(group.results(60)) == 10
 
