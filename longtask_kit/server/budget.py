@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from longtask_kit.errors import RetryableError, StoreError
 from longtask_kit.server.ending import Ending, MustWait
-from longtask_kit.server.handlers import Outcome
+from longtask_kit.server.handlers import Delta, Outcome
 from longtask_kit.submit.estimate import estimate_tokens
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ class Budgeted:
                     self._keep(self._group_id)
                     if isinstance(item, Outcome):
                         outcome = item
-                    chars += len(item) if isinstance(item, str) else 0
+                    if isinstance(item, str | Delta):  # reasoning is paid for as text is
+                        chars += len(item if isinstance(item, str) else item.text)
                     yield item
         finally:
             counted = self._count(outcome, chars)

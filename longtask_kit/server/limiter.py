@@ -130,7 +130,8 @@ class Limiter:
         """Return a handler that waits for its turn; the same where there is no limit."""
         replays = getattr(handler, "replays", None)
         estimate = estimate_call(spec, standing)
-        is_free = estimate.reads_on or (replays is not None and replays(spec))  # nobody is called
+        is_replay = replays is not None and replays(spec)
+        is_free = estimate.reads_on or is_replay  # nobody is called
         call = None if is_free else self._make_call(spec, brief, writer.task_id, estimate)
         hold_s = _HELD_AT_MOST * (self._settings.max_duration_s or math.inf)
         if call is not None:
@@ -138,7 +139,7 @@ class Limiter:
             handler = _Limited(self, handler, call, writer, until)
         if group_id := brief.get("groupId", ""):
             self._keep(group_id)
-        if brief.get("budget"):
+        if brief.get("budget") and not is_replay:  # which nobody pays for
             handler = Budgeted(
                 handler,
                 self._budgets,

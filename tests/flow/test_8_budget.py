@@ -44,10 +44,17 @@ async def paid(context: lt.TaskContext) -> AsyncIterator[Any]:
         under_way.discard(prompt)
 
 
+async def think(context: lt.TaskContext) -> AsyncIterator[Any]:
+    """Think for a hundred tokens, and break off before the answer."""
+    calls[context.spec.prompt] += 1
+    yield lt.Delta("reasoning", "Hm, hm." * 50)
+    raise lt.RetryableError("The connection broke.", retry_after_s=0)
+
+
 @pytest.fixture(scope="module")
 def kit(stack: lt.LocalStack) -> Iterator[lt.Kit]:
     with lt.connect(settings=stack.settings, quiet=True) as kit:
-        kit.serve({"paid": paid})
+        kit.serve({"paid": paid, "think": think})
         yield kit
 
 
@@ -91,6 +98,13 @@ def test_a_group_stops_at_its_budget_and_goes_on_paying_nothing_twice(
     assert group.results(60) == [row.upper() for row in rows]
     assert set(calls.values()) == {1}
     assert kit.attach_group(group.id)._record.code is None
+
+
+def test_reasoning_that_broke_off_is_spent_too(kit: lt.Kit) -> None:
+    group = kit.map(["deep"], handler="think", budget_tokens=100, retries=3)
+    with pytest.raises(lt.TaskIncompleteError, match="budget of 100 tokens is spent"):
+        group.results(60)
+    assert calls["deep"] == 1
 
 
 async def test_a_parked_row_is_neither_lost_nor_failed(kit: lt.Kit, settings: lt.Settings) -> None:
