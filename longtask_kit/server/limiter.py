@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from longtask_kit.errors import LongTaskError, RetryableError, StoreError
 from longtask_kit.log.limits import Call, Rates, Reserved, name_bucket
-from longtask_kit.server.budget import Budgeted
+from longtask_kit.server.budget import Budgeted, estimate_lost
 from longtask_kit.server.continuation import OWN
 from longtask_kit.server.ending import Ending, MustWait
 from longtask_kit.server.handlers import Keep, Outcome, TakeUp
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from longtask_kit.log.groups import GroupStore
     from longtask_kit.log.limits import LimitStore
     from longtask_kit.server.attempt_writer import AttemptWriter
-    from longtask_kit.server.continuation import Standing
+    from longtask_kit.server.continuation import Past, Standing
     from longtask_kit.server.handlers import Handler, Said, TaskContext
     from longtask_kit.settings import Settings
     from longtask_kit.submit.spec import TaskSpec
@@ -125,11 +125,11 @@ class Limiter:
         spec: TaskSpec,
         brief: Mapping[str, Any],
         writer: AttemptWriter,
-        standing: Standing | None = None,
+        past: Past,
     ) -> Handler:
         """Return a handler that waits for its turn; the same where there is no limit."""
         replays = getattr(handler, "replays", None)
-        estimate = estimate_call(spec, standing)
+        estimate = estimate_call(spec, past.standing)
         is_replay = replays is not None and replays(spec)
         is_free = estimate.reads_on or is_replay  # nobody is called
         call = None if is_free else self._make_call(spec, brief, writer.task_id, estimate)
@@ -145,6 +145,7 @@ class Limiter:
                 self._budgets,
                 group_id=group_id,
                 estimate=estimate,
+                lost=estimate_lost(estimate, past.attempts, before=writer.attempt),
                 hold_s=min(self._settings.limit_hold_s, hold_s),
                 soon=self._soon,
                 keep=self._keep,

@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -13,10 +14,13 @@ from upstash_redis import Redis
 
 import longtask_kit as lt
 from longtask_kit.client.prices import choose_price
+from longtask_kit.log.attempts import Attempt
 from longtask_kit.log.keys import group_key, group_rows_key, new_group_id, task_key
 from longtask_kit.log.many import ManyStore
 from longtask_kit.log.store import Store
 from longtask_kit.log.waiting import sweep
+from longtask_kit.server.budget import estimate_lost
+from longtask_kit.server.limiter import Estimate
 from longtask_kit.widgets.group_display import GroupRows, read_facts
 from longtask_kit.widgets.group_saved import make_bundle
 from tests.serving import serve
@@ -175,13 +179,43 @@ async def test_what_is_reserved_stands_no_longer_than_its_length_when_the_clock_
     redis.hset(key, "budget", "10")
     redis.expire(key, 60)
     assert await store.budgets.ask(group_id, "dead", prompt=1, answer=20) == "go"
-    amount, ends = (redis.hget(key, "held:dead") or "").split()
+    amount, ends, _ = (redis.hget(key, "held:dead") or "").split()
     redis.hset(key, "held:dead", f"{amount} {int(ends) + hour_ms}")
     assert await store.budgets.ask(group_id, "waits", prompt=1, answer=20) == "wait"
     amount, renewed = (redis.hget(key, "held:dead") or "").split()
     seconds, _ = redis.time()
     assert int(renewed) < seconds * 1000 + hour_ms
     await store.aclose()
+
+
+async def test_what_an_attempt_took_that_died_is_spent_once(kit: lt.Kit, redis: Redis) -> None:
+    assert kit.settings is not None
+    store, group_id = ManyStore.open(kit.settings), new_group_id()
+    key, guess = group_key(group_id), {"prompt": 5, "answer": 60}
+    redis.hset(key, "budget", "100")
+    redis.expire(key, 60)
+
+    async def ask(task_id: str, attempt: int, lost: tuple[int, int]) -> str:
+        return await store.budgets.ask(group_id, task_id, **guess, attempt=attempt, lost=lost)
+
+    assert await ask("killed", 1, (0, 0)) == "go"
+    assert await ask("killed", 2, (5, 40)) == "go"
+    assert await ask("killed", 2, (5, 40)) == "go", "asked again, as the answer was lost"
+    assert redis.hmget(key, "counted", "answered") == ["5", "40"]
+    await store.budgets.settle(group_id, "killed", prompt=5, counted=(5, 20))
+    assert await ask("killed", 3, (5, 20)) == "stop", "it has told what it took"
+    assert redis.hmget(key, "counted", "answered") == ["10", "60"]
+    await store.aclose()
+
+
+def test_what_an_attempt_before_took_is_what_its_log_says() -> None:
+    began = datetime(2026, 11, 29, tzinfo=UTC)
+    attempts = [Attempt(number=1, tokens=40, began=began), Attempt(number=2, began=began)]
+    assert estimate_lost(Estimate(7, 100), attempts, before=2) == (7, 40)
+    assert estimate_lost(Estimate(7, 100), attempts, before=3) == (0, 0), "it got no answer"
+    assert estimate_lost(Estimate(7, 100), [], before=1) == (0, 0)
+    background = Estimate(0, 60, before=(7, 40), reads_on=True)
+    assert estimate_lost(background, attempts, before=2) == (7, 40), "it is one run"
 
 
 def test_the_same_cell_with_a_higher_budget_goes_on(kit: lt.Kit) -> None:
