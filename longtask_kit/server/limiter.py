@@ -47,6 +47,8 @@ _STALE_S = 60.0  # with so old a word a call goes, and another look is taken mea
 _HELD_AT_MOST = 1 / 3  # of an attempt's time, where that is limited: the rest is for its call
 _CLOSE_S = 2.0
 _KEPT_AT_MOST = 1000
+_COUNT = re.compile(r"[0-9]{1,15}")  # `²` is a digit, too
+_LONGEST_TOLD_S = 86_400.0
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
 
 
@@ -368,7 +370,7 @@ def read_rates(status: int, headers: Mapping[str, str]) -> Rates:
             headers.get(f"x-ratelimit-{kind}-{what}") for kind in ("limit", "remaining", "reset")
         )
         reset_s = read_duration(reset)
-        if limit and limit.isdigit() and reset_s is not None and reset_s <= 60.0:
+        if limit and _COUNT.fullmatch(limit) and reset_s is not None and reset_s <= 60.0:
             limits[what] = int(limit)  # a minute's; some name a day's there
         if left == "0" and reset_s is not None:
             hold_s = max(hold_s, reset_s)
@@ -379,14 +381,15 @@ def read_rates(status: int, headers: Mapping[str, str]) -> Rates:
 
 
 def read_duration(text: str | None) -> float | None:
-    """Return the seconds of `1.5`, `1s`, `6m0s` or `20ms`; None for anything else."""
+    """Return the seconds of `1.5`, `1s`, `6m0s` or `20ms`; None for what is none, or over a day."""
     if not text:
         return None
     with contextlib.suppress(ValueError):
         seconds = float(text)
-        return seconds if 0 <= seconds <= 86_400 else None
+        return seconds if 0 <= seconds <= _LONGEST_TOLD_S else None
     found = _DURATION.fullmatch(text.strip())
     if found is None or not any(found.groups()):
         return None
     hours, minutes, seconds_, ms = (float(part or 0) for part in found.groups())
-    return hours * 3600 + minutes * 60 + seconds_ + ms / 1000
+    total = hours * 3600 + minutes * 60 + seconds_ + ms / 1000
+    return total if total <= _LONGEST_TOLD_S else None
