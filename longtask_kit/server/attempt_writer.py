@@ -50,6 +50,7 @@ class AttemptWriter:
         is_open: The log does not say yet whether it starts over or goes on.
         keeps: How another attempt may go on behind what is written; empty: it can't.
         place: Where its source said that it is; empty where that follows from the text.
+        waits: For its turn: it has called nobody, so that any other can go on with it.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class AttemptWriter:
         self.keeps = standing.way if self.is_open and standing else ""
         self.place: Mapping[str, Any] = standing.place if self.is_open and standing else {}
         self._place: Mapping[str, Any] | None = None
+        self.waits = False
         self._stood: Counter[str] = Counter()  # characters of each kind that are written
         self._has_added = self._has_calls = False
         self._began = self._last_yield = time.monotonic()

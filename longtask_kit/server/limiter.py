@@ -242,10 +242,13 @@ class Limiter:
                 if answer >= _TOLD_S:
                     writer.note("pending", describe_wait(answer), code="limit")
                     is_told = True
+                writer.waits = True
                 await asyncio.sleep(answer)
         except asyncio.CancelledError:
             self._soon(self._limits.leave(call))
             raise
+        finally:
+            writer.waits = False
         self._turns[call.task_id, attempt] = _Turn(call, answer, Rates())
         if is_told:
             writer.note("running")

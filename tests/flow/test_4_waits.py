@@ -10,11 +10,13 @@ import pytest
 from upstash_redis import Redis
 
 import longtask_kit as lt
-from longtask_kit.log.keys import log_key, task_key
+from longtask_kit.log.keys import log_key, new_group_id, new_task_id, task_key
 from longtask_kit.log.limits import Call, LimitStore, name_bucket
 from longtask_kit.log.many import ManyStore
 from longtask_kit.log.record import Done
 from longtask_kit.server.limiter import Limiter
+from longtask_kit.server.writer import LogWriter
+from tests.delivery import deliver
 from tests.wait import wait_until
 
 pytestmark = pytest.mark.anyio
@@ -134,6 +136,31 @@ def test_an_app_that_has_seen_no_limit_keeps_what_others_set(kit: lt.Kit, hasty:
     wait_until(lambda: "waits for the limit" in (task.snapshot().error or ""))
     task.cancel()
     assert calls["second"] == 0
+
+
+async def test_an_app_that_is_told_to_end_hands_on_what_waits_for_its_turn_at_once(
+    settings: lt.Settings,
+) -> None:
+    store, task_id = ManyStore.open(settings), new_task_id()
+    limiter = Limiter(store.limits, store.budgets, store.groups, settings)
+    wire = lt.TaskSpec(prompt="told to end", handler="drained").to_wire()
+    limit = {"groupId": new_group_id(), "rpm": 4}  # 15 s: it is held
+    first = new_task_id()
+    await store.create_many([(i, wire, limit) for i in (first, task_id)], ttl_s=60)
+    handlers = {"drained": tell}
+    assert (await deliver(store, first, handlers, limiter=limiter)).status_code == 200
+
+    async def drain(log_writer: LogWriter) -> None:
+        while (record := await store.read_task(task_id)) and record.code != "limit":  # noqa: ASYNC110 - in Redis
+            await asyncio.sleep(0.01)
+        log_writer.drain()
+
+    await deliver(store, task_id, handlers, beside=drain, limiter=limiter)
+    record = await store.read_task(task_id)
+    assert record is not None
+    assert (record.status, record.code) == ("pending", "shutdown")
+    await limiter.aclose()
+    await store.aclose()
 
 
 async def test_whether_there_is_a_limit_is_asked_once_for_all_calls(
