@@ -32,6 +32,7 @@ from longtask_kit.cli.table import print_table
 from longtask_kit.client.frame import list_json_rows, make_columns
 from longtask_kit.client.listed import describe_age
 from longtask_kit.client.options import read_spec
+from longtask_kit.client.prices import read_price
 from longtask_kit.client.rows import read_rows
 from longtask_kit.client.terminal import print_json_line
 from longtask_kit.errors import ConfigError
@@ -163,13 +164,12 @@ def read_limits(
     if price is None:
         return None
     try:
-        price_in, price_out = map(float, price.split(","))
+        return read_price(price.split(","))
     except ValueError as exc:
         raise ConfigError(
             f"--price is {price!r:.40}: expected what a million tokens cost, sent and received, "
             "like 0.15,0.60."
         ) from exc
-    return price_in, price_out
 
 
 def list_groups(

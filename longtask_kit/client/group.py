@@ -228,6 +228,7 @@ class TaskGroup(GroupVotes):
 
         Raises:
             ConfigError: None is given, or both.
+            SubmitError: The group has no budget or has spent as much, or a cost has no prices.
         """
         check_budget(budget_tokens, budget_cost)
         if budget_tokens is None and budget_cost is None:

@@ -31,6 +31,7 @@ class Limits(TypedDict, total=False):
 
 
 _ANSWER = 500  # tokens, about: lua/limit.lua reserves so many before the first answer
+_MOST_COST = 10.0**15
 _HOLD_S = 20  # LONGTASK_LIMIT_HOLD_S of the app, unless that is set there
 
 
@@ -142,8 +143,13 @@ def check_budget(tokens: int | None, cost: float | None) -> None:
         raise ConfigError("budget_tokens and budget_cost are both given: expected one of them.")
     if tokens is not None:
         check_range("budget_tokens", tokens, 1, 10**15)
-    if cost is not None and not (isinstance(cost, int | float) and cost > 0):
-        raise ConfigError(f"`budget_cost` is {cost!r:.40}: expected a number > 0.")
+    if cost is None:
+        return
+    is_number = isinstance(cost, int | float) and not isinstance(cost, bool)
+    if not (is_number and 0 < cost <= _MOST_COST):
+        raise ConfigError(
+            f"`budget_cost` is {cost!r:.40}: expected a number above 0, up to {_MOST_COST:,.0f}."
+        )
 
 
 def check_range(name: str, value: object, least: int, most: int) -> None:

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from longtask_kit.client.group_votes import was_replayed
 from longtask_kit.client.group_watch import is_over
 from longtask_kit.client.overview import Line, Side, make_line
 from longtask_kit.client.overview_side import (
@@ -90,7 +91,7 @@ class OverviewWatch(Watch):
                         record,
                         state,
                         default_model=self._default_model,
-                        prices=find_own_prices(group) or prices,
+                        prices=find_own_prices(group, prices),
                     )
                     before = (record, state, line)
                 lines[task_id] = before
@@ -282,11 +283,15 @@ class OverviewWatch(Watch):
         return _LIMITS_EVERY_S if limits else _NO_LIMITS_EVERY_S
 
 
-def find_own_prices(group: GroupRecord | None) -> Prices | None:
-    """Return the prices that a group was asked with, of a comparison those of each model."""
-    options = group.options if group else {}
-    own: Prices | None = options.get("prices") or options.get("modelPrices")
-    return own
+def find_own_prices(group: GroupRecord | None, default: Prices | None) -> Prices | None:
+    """Return the prices that a group was asked with, of a comparison those of each model.
+
+    Without any they are the default ones; a replay has none, as nobody pays for it again.
+    """
+    if group is None:
+        return default
+    own: Prices | None = group.options.get("prices") or group.options.get("modelPrices")
+    return None if was_replayed(group) else own or default
 
 
 def choose_rest_s(owed: float, turn: float) -> float:

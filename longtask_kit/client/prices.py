@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -19,25 +20,35 @@ def find_prices(prices: Prices | None, model: str) -> list[float] | None:
     """Return the prices of a model.
 
     Raises:
-        ConfigError: They are not two numbers, or say nothing of the model.
+        ConfigError: They are not two numbers of at least 0, or say nothing of the model.
     """
-    found = prices.get(model) if isinstance(prices, Mapping) else prices
-    if found is None and prices is None:
+    if prices is None:
         return None
+    found = prices.get(model) if isinstance(prices, Mapping) else prices
     try:
-        price_in, price_out = found  # type: ignore[misc]
-        return [float(price_in), float(price_out)]
-    except (TypeError, ValueError) as exc:
+        return [*read_price(found)]
+    except (TypeError, ValueError, OverflowError) as exc:
+        of_model = f" of {model!r}" if isinstance(prices, Mapping) else ""
         raise ConfigError(
-            f"`prices` must be (in, out) of a million tokens, or such by model, with {model!r}."
+            f"`prices`{of_model}: found {found!r:.60}, expected (in, out) of a million tokens, "
+            "numbers of at least 0, or such by model."
         ) from exc
+
+
+def read_price(found: object) -> Price:
+    """Return the price that is given as two numbers, or raise TypeError or ValueError."""
+    if isinstance(found, str | bytes):  # of which two digits would be two prices
+        raise TypeError("text")
+    price_in, price_out = map(float, found)  # type: ignore[call-overload]
+    if not (0 <= price_in < math.inf and 0 <= price_out < math.inf):
+        raise ValueError("out of range")
+    return price_in, price_out
 
 
 def choose_price(prices: Prices | None, model: str | None) -> Price | None:
     """Return the price of a model, None where none is known."""
-    if isinstance(prices, Mapping):
-        return prices.get(model) if model is not None else None
-    return prices
+    found = prices.get(model or "") if isinstance(prices, Mapping) else prices
+    return None if found is None else read_price(found)
 
 
 def count_cost(price: Price | None, usage: Usage | None) -> float | None:

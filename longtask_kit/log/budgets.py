@@ -22,14 +22,32 @@ class BudgetStore:
     def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
 
-    async def ask(self, group_id: str, task_id: str, *, prompt: int, answer: int) -> Verdict:
+    async def ask(
+        self,
+        group_id: str,
+        task_id: str,
+        *,
+        prompt: int,
+        answer: int,
+        attempt: int = 1,
+        lost: tuple[int, int] = (0, 0),
+    ) -> Verdict:
         """Reserve what a call may take, by its estimate.
+
+        Args:
+            group_id: The group.
+            task_id: Whose call it is.
+            prompt: Tokens of the prompt.
+            answer: The most of its answer.
+            attempt: Its number.
+            lost: Tokens of prompt and answer that the attempt before took; they count if it died
+                before it told of them.
 
         Returns:
             `go`; `wait` until calls under way have told what they took; `stop`: it is spent;
             `gone`: the group is not there.
         """
-        match await self._run(group_id, "ask", task_id, [prompt, answer, _HELD_MS]):
+        match await self._run(group_id, "ask", task_id, [prompt, answer, _HELD_MS, attempt, *lost]):
             case ["go" | "wait" | "stop" | "gone" as verdict]:
                 return cast("Verdict", verdict)
             case reply:

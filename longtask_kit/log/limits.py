@@ -39,6 +39,11 @@ class Call:
     prompt_tokens: int
     answer_tokens: int
 
+    @property
+    def line(self) -> str:
+        """Where it waits, as its task's record says it: see `leave_lines`."""
+        return f"{self.bucket} {self.group}"
+
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
@@ -164,6 +169,22 @@ class LimitStore:
         arguments = [len(keys), *keys, *head, *args]
         [reply] = await self._redis.run_script("limit", [arguments], is_urgent=True)
         return list(reply)
+
+
+async def leave_lines(redis: RedisClient, lines: Mapping[str, str]) -> None:
+    """Give up the places of tasks that were ended while they waited: others would wait for them.
+
+    Args:
+        redis: Where they are.
+        lines: Where each waits, by its id: `Call.line`.
+    """
+    calls = []
+    for task_id, line in lines.items():
+        bucket, _, group = line.partition(" ")
+        keys = limit_keys(bucket)
+        calls.append([len(keys), *keys, "leave", 60_000, "", group, task_id])
+    if calls:
+        await redis.run_script("limit", calls)
 
 
 def name_bucket(endpoint: str, model: str) -> str:

@@ -130,15 +130,18 @@ class ManyStore(Store):
             ids = task_ids[at : at + _AT_ONCE]
             replies = await self._run_scripts("settle", [(i, [*ending, 1, "", 0, ""]) for i in ids])
             messages: list[str] = []
+            lines: dict[str, str | None] = {}
             for task_id, reply in zip(ids, replies, strict=True):
                 match reply:
-                    case ["settled", attempt, message_id]:
+                    case ["settled", attempt, message_id, line]:
+                        lines[task_id] = line
                         self.changes.tell(Change.of_fields(task_id, int(attempt), fields))
                         tell("end", task_id, message_id=message_id, status="cancelled")
                         messages += [message_id] if message_id else []
                         if int(attempt) > 1:  # an attempt had begun
                             with contextlib.suppress(StoreError):
                                 await self.compact(task_id)
+            await self._leave_lines(lines)
             yield messages
 
     async def regroup(

@@ -32,6 +32,7 @@ from longtask_kit.log.keys import (
     script_keys,
     task_key,
 )
+from longtask_kit.log.limits import leave_lines
 from longtask_kit.log.notes import MessageNotes
 from longtask_kit.log.record import (
     Append,
@@ -253,11 +254,12 @@ class Store:
         fields, ending = describe_end(status, reason, code)
         args = [*ending, int(ask_to_stop), delivery_id, round(silent_s * 1000), only]
         match await self._run_script("settle", task_id, args):
-            case ["settled", attempt, message_id]:
+            case ["settled", attempt, message_id, line]:
                 self.changes.tell(Change.of_fields(task_id, int(attempt), fields))
                 tell("end", task_id, message_id=message_id, status=status, code=code)
                 with contextlib.suppress(StoreError):  # a larger log is no reason to fail
                     await self.compact(task_id)
+                await self._leave_lines({task_id: line})
                 return Settled(message_id)
             case ["done", ended]:
                 return Done(ended)
@@ -280,14 +282,19 @@ class Store:
         also = [*make_unlisting(task_id), self.changes.make_forgetting(task_id)]
         reply, *_ = await self._run_scripts("delete", [(task_id, [])], also=also)
         match reply:
-            case ["deleted", status, message_id, content]:
+            case ["deleted", status, message_id, content, line]:
                 if content:  # whoever asks the same again gets another task
                     await self._redis.run([["EVAL", _UNCLAIM, 1, reuse_key(content), task_id]])
+                await self._leave_lines({task_id: line})
                 return Settled(None if status in TERMINAL_STATUSES else message_id)
             case ["gone"]:
                 return Gone()
             case reply:
                 raise _odd_reply("delete", reply)
+
+    async def _leave_lines(self, lines: Mapping[str, str | None]) -> None:
+        with contextlib.suppress(StoreError):  # it stands: the place is given up in time
+            await leave_lines(self._redis, {i: line for i, line in lines.items() if line})
 
     async def read_task(self, task_id: str) -> TaskRecord | None:
         """Return a task's record, or None when it is unknown or expired."""

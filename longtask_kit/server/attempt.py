@@ -296,7 +296,7 @@ async def _run(
     )
     source = handler
     if limiter is not None:
-        handler = limiter.limit(handler, spec, begun.brief, writer, standing)
+        handler = limiter.limit(handler, spec, begun.brief, writer, past)
     clock = asyncio.create_task(end_in_time(writer, source, spec, limit_s=max_duration_s))
     try:
         ending = await run_handler(handler, context, writer, past.attempts, grace_s=grace_s)
@@ -351,7 +351,7 @@ async def _write_ending(ending: Ending, writer: AttemptWriter) -> None:
         case "cancel":
             await writer.cancel()
         case "wait" | "park":
-            await writer.pause(ending.message, code=ending.code)
+            await writer.pause(ending.message, code=ending.code, line=ending.line)
         case "hand_on":
             await writer.hand_over(ending.message, code=ending.code)
 

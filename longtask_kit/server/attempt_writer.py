@@ -50,6 +50,7 @@ class AttemptWriter:
         is_open: The log does not say yet whether it starts over or goes on.
         keeps: How another attempt may go on behind what is written; empty: it can't.
         place: Where its source said that it is; empty where that follows from the text.
+        waits: For its turn: it has called nobody, so that any other can go on with it.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class AttemptWriter:
         self.keeps = standing.way if self.is_open and standing else ""
         self.place: Mapping[str, Any] = standing.place if self.is_open and standing else {}
         self._place: Mapping[str, Any] | None = None
+        self.waits = False
         self._stood: Counter[str] = Counter()  # characters of each kind that are written
         self._has_added = self._has_calls = False
         self._began = self._last_yield = time.monotonic()
@@ -200,10 +202,10 @@ class AttemptWriter:
         """Mark the task retrying, and give the lease back for the next delivery."""
         await self._finish(_retrying(message, code))
 
-    async def pause(self, message: str, *, code: str) -> None:
+    async def pause(self, message: str, *, code: str, line: str = "") -> None:
         """Mark the task pending, and give the lease back: another delivery goes on with it."""
         entries, fields = _note("pending", message, code)
-        await self._finish((entries, [*fields, "continues", "1"]))
+        await self._finish((entries, [*fields, "continues", "1", "line", line]))
 
     async def hand_over(self, message: str, *, code: str) -> None:
         """Mark the task pending, and give the lease back: another attempt continues this one's."""

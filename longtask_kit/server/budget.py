@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from longtask_kit.errors import RetryableError, StoreError
 from longtask_kit.server.ending import Ending, MustWait
-from longtask_kit.server.handlers import Outcome
+from longtask_kit.server.handlers import Delta, Outcome
 from longtask_kit.submit.estimate import estimate_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
+    from longtask_kit.log.attempts import Attempt
     from longtask_kit.log.budgets import BudgetStore
     from longtask_kit.server.handlers import Handler, Said, TaskContext
     from longtask_kit.server.limiter import Estimate
@@ -38,6 +39,16 @@ _NEARLY_SPENT = Ending(
 )
 
 
+def estimate_lost(
+    estimate: Estimate, attempts: Sequence[Attempt], *, before: int
+) -> tuple[int, int]:
+    """Return about what the attempt before this one took, should it have told nobody."""
+    if estimate.reads_on:
+        return estimate.before
+    tokens = next((a.tokens for a in reversed(attempts) if a.number < before), 0)
+    return (estimate.prompt, tokens) if tokens else (0, 0)
+
+
 class Budgeted:
     """A handler that is called while its group's budget lasts.
 
@@ -46,6 +57,7 @@ class Budgeted:
         budgets: Where the budgets are.
         group_id: Whose it is.
         estimate: About what the call takes.
+        lost: About what the attempt before took, prompt and answer; counted if it told nothing.
         hold_s: How long it waits for others' calls before it is handed on.
         soon: Has something done without waiting for it.
         keep: Has the group live on.
@@ -58,12 +70,13 @@ class Budgeted:
         *,
         group_id: str,
         estimate: Estimate,
+        lost: tuple[int, int],
         hold_s: float,
         soon: Callable[[Coroutine[Any, Any, None]], object],
         keep: Callable[[str], None],
     ) -> None:
         self._handler, self._budgets, self._group_id = handler, budgets, group_id
-        self._estimate, self._hold_s = estimate, hold_s
+        self._estimate, self._lost, self._hold_s = estimate, lost, hold_s
         self._soon, self._keep = soon, keep
 
     async def __call__(self, context: TaskContext) -> AsyncIterator[Said]:
@@ -72,7 +85,7 @@ class Budgeted:
         Raises:
             MustWait: The budget is spent, or what is left of it is reserved by others.
         """
-        await self._reserve(context.task_id)
+        await self._reserve(context)
         outcome: Outcome | None = None
         chars = 0
         try:
@@ -82,7 +95,8 @@ class Budgeted:
                     self._keep(self._group_id)
                     if isinstance(item, Outcome):
                         outcome = item
-                    chars += len(item) if isinstance(item, str) else 0
+                    if isinstance(item, str | Delta):  # reasoning is paid for as text is
+                        chars += len(item if isinstance(item, str) else item.text)
                     yield item
         finally:
             counted = self._count(outcome, chars)
@@ -99,16 +113,18 @@ class Budgeted:
             return max(0, usage.prompt_tokens - asked), max(0, usage.completion_tokens - answered)
         return (self._estimate.prompt, estimate_tokens(chars)) if chars or outcome else None
 
-    async def _reserve(self, task_id: str) -> None:
+    async def _reserve(self, context: TaskContext) -> None:
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._hold_s
         while True:
             try:
                 verdict = await self._budgets.ask(
                     self._group_id,
-                    task_id,
+                    context.task_id,
                     prompt=self._estimate.prompt,
                     answer=self._estimate.answer,
+                    attempt=context.attempt,
+                    lost=self._lost,
                 )
             except StoreError as exc:
                 message = f"The budget could not be asked: {exc}"

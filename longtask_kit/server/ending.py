@@ -37,6 +37,7 @@ class Ending:
     retry_after_s: float | None = None
     outcome: Outcome = _NO_OUTCOME
     prompts: Mapping[int, int] | None = None  # tokens of each attempt's
+    line: str = ""  # of a limit, where it waits: `Call.line`
     trace: str = ""  # where a handler of one's own raised
 
 

@@ -28,6 +28,8 @@ _MAX_IDS = 1000
 
 
 _Limit = Annotated[int | None, Field(ge=1, le=1_000_000_000)]
+_BudgetTokens = Annotated[int | None, Field(ge=1, le=10**15)]
+_BudgetCost = Annotated[float | None, Field(gt=0, le=10**15, allow_inf_nan=False)]
 _Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Prices = Annotated[list[_Price], Field(min_length=2, max_length=2)]  # of a million tokens: in, out
 
@@ -41,10 +43,8 @@ class GroupOptions(BaseModel):
     parallelism: int | None = Field(None, ge=1, le=1000)
     rpm: _Limit = None
     tpm: _Limit = None
-    budgetTokens: int | None = Field(None, ge=1, le=10**15)  # noqa: N815 - wire
-    budgetCost: float | None = Field(  # noqa: N815 - wire
-        None, gt=0, allow_inf_nan=False, description="Needs `prices`."
-    )
+    budgetTokens: _BudgetTokens = None  # noqa: N815 - wire
+    budgetCost: _BudgetCost = Field(None, description="Needs `prices`.")  # noqa: N815 - wire
     prices: _Prices | None = Field(None, description="Of a million tokens: in, out.")
     models: list[str] | None = Field(None, description="Of a comparison, in turn; so are the rest.")
     blind: bool | None = None
@@ -101,8 +101,14 @@ class ResumeRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    budgetTokens: int | None = Field(None, ge=1)  # noqa: N815 - wire
-    budgetCost: float | None = Field(None, gt=0)  # noqa: N815 - wire
+    budgetTokens: _BudgetTokens = None  # noqa: N815 - wire
+    budgetCost: _BudgetCost = None  # noqa: N815 - wire
+
+    @model_validator(mode="after")
+    def _check_budget(self) -> Self:
+        if (self.budgetTokens is None) is (self.budgetCost is None):
+            raise ValueError("has both budgetTokens and budgetCost, or none: expected one of them")
+        return self
 
 
 def create_groups_router(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from longtask_kit.errors import LongTaskError, RetryableError, StoreError
 from longtask_kit.log.limits import Call, Rates, Reserved, name_bucket
-from longtask_kit.server.budget import Budgeted
+from longtask_kit.server.budget import Budgeted, estimate_lost
 from longtask_kit.server.continuation import OWN
 from longtask_kit.server.ending import Ending, MustWait
 from longtask_kit.server.handlers import Keep, Outcome, TakeUp
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from longtask_kit.log.groups import GroupStore
     from longtask_kit.log.limits import LimitStore
     from longtask_kit.server.attempt_writer import AttemptWriter
-    from longtask_kit.server.continuation import Standing
+    from longtask_kit.server.continuation import Past, Standing
     from longtask_kit.server.handlers import Handler, Said, TaskContext
     from longtask_kit.settings import Settings
     from longtask_kit.submit.spec import TaskSpec
@@ -47,6 +47,8 @@ _STALE_S = 60.0  # with so old a word a call goes, and another look is taken mea
 _HELD_AT_MOST = 1 / 3  # of an attempt's time, where that is limited: the rest is for its call
 _CLOSE_S = 2.0
 _KEPT_AT_MOST = 1000
+_COUNT = re.compile(r"[0-9]{1,15}")  # `²` is a digit, too
+_LONGEST_TOLD_S = 86_400.0
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
 
 
@@ -125,12 +127,13 @@ class Limiter:
         spec: TaskSpec,
         brief: Mapping[str, Any],
         writer: AttemptWriter,
-        standing: Standing | None = None,
+        past: Past,
     ) -> Handler:
         """Return a handler that waits for its turn; the same where there is no limit."""
         replays = getattr(handler, "replays", None)
-        estimate = estimate_call(spec, standing)
-        is_free = estimate.reads_on or (replays is not None and replays(spec))  # nobody is called
+        estimate = estimate_call(spec, past.standing)
+        is_replay = replays is not None and replays(spec)
+        is_free = estimate.reads_on or is_replay  # nobody is called
         call = None if is_free else self._make_call(spec, brief, writer.task_id, estimate)
         hold_s = _HELD_AT_MOST * (self._settings.max_duration_s or math.inf)
         if call is not None:
@@ -138,12 +141,13 @@ class Limiter:
             handler = _Limited(self, handler, call, writer, until)
         if group_id := brief.get("groupId", ""):
             self._keep(group_id)
-        if brief.get("budget"):
+        if brief.get("budget") and not is_replay:  # which nobody pays for
             handler = Budgeted(
                 handler,
                 self._budgets,
                 group_id=group_id,
                 estimate=estimate,
+                lost=estimate_lost(estimate, past.attempts, before=writer.attempt),
                 hold_s=min(self._settings.limit_hold_s, hold_s),
                 soon=self._soon,
                 keep=self._keep,
@@ -234,14 +238,17 @@ class Limiter:
         try:
             while not isinstance(answer := await self._ask(call), Reserved):
                 if loop.time() + answer > give_up_at:
-                    raise MustWait(wait_ending(min(answer, _LONGEST_S)))
+                    raise MustWait(wait_ending(min(answer, _LONGEST_S), call.line))
                 if answer >= _TOLD_S:
                     writer.note("pending", describe_wait(answer), code="limit")
                     is_told = True
+                writer.waits = True
                 await asyncio.sleep(answer)
         except asyncio.CancelledError:
             self._soon(self._limits.leave(call))
             raise
+        finally:
+            writer.waits = False
         self._turns[call.task_id, attempt] = _Turn(call, answer, Rates())
         if is_told:
             writer.note("running")
@@ -332,10 +339,14 @@ class _Limited:
                 await settled  # or the next question would get the same answer
 
 
-def wait_ending(wait_s: float) -> Ending:
+def wait_ending(wait_s: float, line: str) -> Ending:
     """Return how an attempt ends that has to wait for long."""
     return Ending(
-        kind="wait", message=describe_wait(wait_s), code="limit", retry_after_s=max(1.0, wait_s)
+        kind="wait",
+        message=describe_wait(wait_s),
+        code="limit",
+        retry_after_s=max(1.0, wait_s),
+        line=line,
     )
 
 
@@ -362,7 +373,7 @@ def read_rates(status: int, headers: Mapping[str, str]) -> Rates:
             headers.get(f"x-ratelimit-{kind}-{what}") for kind in ("limit", "remaining", "reset")
         )
         reset_s = read_duration(reset)
-        if limit and limit.isdigit() and reset_s is not None and reset_s <= 60.0:
+        if limit and _COUNT.fullmatch(limit) and reset_s is not None and reset_s <= 60.0:
             limits[what] = int(limit)  # a minute's; some name a day's there
         if left == "0" and reset_s is not None:
             hold_s = max(hold_s, reset_s)
@@ -373,14 +384,15 @@ def read_rates(status: int, headers: Mapping[str, str]) -> Rates:
 
 
 def read_duration(text: str | None) -> float | None:
-    """Return the seconds of `1.5`, `1s`, `6m0s` or `20ms`; None for anything else."""
+    """Return the seconds of `1.5`, `1s`, `6m0s` or `20ms`; None for what is none, or over a day."""
     if not text:
         return None
     with contextlib.suppress(ValueError):
         seconds = float(text)
-        return seconds if 0 <= seconds <= 86_400 else None
+        return seconds if 0 <= seconds <= _LONGEST_TOLD_S else None
     found = _DURATION.fullmatch(text.strip())
     if found is None or not any(found.groups()):
         return None
     hours, minutes, seconds_, ms = (float(part or 0) for part in found.groups())
-    return hours * 3600 + minutes * 60 + seconds_ + ms / 1000
+    total = hours * 3600 + minutes * 60 + seconds_ + ms / 1000
+    return total if total <= _LONGEST_TOLD_S else None

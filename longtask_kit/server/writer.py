@@ -120,7 +120,7 @@ class LogWriter:
         """Have attempts that can be continued elsewhere stop and hand on, now or once they can."""
         self._is_draining = True
         for writer in self._writers:
-            if can_be_continued(writer):
+            if writer.waits or can_be_continued(writer):
                 writer.stop(Stop.DRAIN)
 
     def wake(self, writer: AttemptWriter) -> None:

@@ -305,10 +305,16 @@ class Groups:
 
         Raises:
             StreamExpiredError: It is unknown.
-            SubmitError: The group has spent as much, or a cost was given and it has no prices.
+            SubmitError: The group has no budget or has spent as much, or a cost was given and it
+                has no prices.
         """
         await self.store.groups.prolong(group_id)
         group = await self.read(group_id)
+        if not find_budget(group.options):  # its rows would not heed one that came later
+            raise SubmitError(
+                "This group has no budget, so nothing waits for one: map() its rows with "
+                "budget_tokens or budget_cost."
+            )
         options = group.options | {"budgetTokens": budget_tokens, "budgetCost": budget_cost}
         await self.store.budgets.check_more(group_id, options)
         await self.store.groups.set_options(group_id, options)

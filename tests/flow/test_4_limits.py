@@ -189,7 +189,10 @@ async def test_what_a_service_says_of_its_limits_holds_for_ten_minutes(
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("1s", 1.0), ("6m0s", 360.0), ("20ms", 0.02), ("1h2m3.5s", 3723.5), ("7", 7.0), ("", None)],
+    [
+        *(("1s", 1.0), ("6m0s", 360.0), ("20ms", 0.02), ("1h2m3.5s", 3723.5), ("7", 7.0)),
+        *((text, None) for text in ("", "999999h", "9" * 400 + "s", "1796005655271", "soon")),
+    ],
 )
 def test_a_services_times_are_read(text: str, seconds: float | None) -> None:
     assert read_duration(text) == seconds
@@ -207,6 +210,8 @@ def test_what_a_service_says_of_its_limits_is_read() -> None:
     assert read_rates(200, told) == Rates(hold_s=1.0, rpm=60, tpm=20_000)
     assert read_rates(429, {"retry-after": "7"}) == Rates(is_refused=True, hold_s=7.0)
     assert read_rates(429, {}).hold_s > 0
+    for odd in ("²", "9" * 5000, "-1", "60, 60;w=60"):
+        assert read_rates(200, told | {"x-ratelimit-limit-requests": odd}).rpm == 0
     a_day = told | {"x-ratelimit-reset-requests": "7m12s"}
     assert read_rates(200, a_day).rpm == 0, "a day's limit, not a minute's"
 

@@ -10,11 +10,13 @@ import pytest
 from upstash_redis import Redis
 
 import longtask_kit as lt
-from longtask_kit.log.keys import log_key, task_key
-from longtask_kit.log.limits import Call, LimitStore
+from longtask_kit.log.keys import log_key, new_group_id, new_task_id, task_key
+from longtask_kit.log.limits import Call, LimitStore, name_bucket
 from longtask_kit.log.many import ManyStore
 from longtask_kit.log.record import Done
 from longtask_kit.server.limiter import Limiter
+from longtask_kit.server.writer import LogWriter
+from tests.delivery import deliver
 from tests.wait import wait_until
 
 pytestmark = pytest.mark.anyio
@@ -30,10 +32,16 @@ async def answer(context: lt.TaskContext) -> AsyncIterator[Any]:
     yield context.spec.prompt.upper()
 
 
+async def tell(context: lt.TaskContext) -> AsyncIterator[Any]:
+    """Answer, and say what it took: then a group knows how long its next rows wait."""
+    yield context.spec.prompt.upper()
+    yield lt.Outcome(usage=lt.Usage(prompt_tokens=1, completion_tokens=1, total_tokens=2))
+
+
 def connect(settings: lt.Settings, **limits: float) -> Iterator[lt.Kit]:
     with lt.connect(settings=settings.model_copy(update=limits), quiet=True) as kit:
         handlers = ("answer", "held", "handed", "shared", "short")
-        kit.serve(dict.fromkeys(handlers, answer))
+        kit.serve(dict.fromkeys(handlers, answer) | {"left": tell})
         yield kit
 
 
@@ -100,12 +108,59 @@ def test_one_that_is_held_says_so_and_hears_a_cancel(kit: lt.Kit) -> None:
     group.cancel()
 
 
+def test_a_task_that_is_ended_while_it_waits_keeps_no_place_that_others_wait_for(
+    hasty: lt.Kit, settings: lt.Settings
+) -> None:
+    bucket = name_bucket("handler left", settings.model)
+
+    def count_waiting() -> int:
+        read: Any = lambda backend: backend.groups.store.limits.read_levels([bucket])  # noqa: E731
+        [level] = hasty._door.ask(read)
+        return level.waiting if level else 0
+
+    hasty.map(["left"], handler="left", name="left", rpm=1).results(30)
+    group = hasty.map([f"left {i}" for i in range(5)], handler="left", name="left", rpm=1)
+    wait_until(lambda: count_waiting() == 5)
+    tasks = [task for task in group.tasks if task]
+    tasks[0].cancel()
+    wait_until(lambda: count_waiting() == 4)
+    tasks[1].delete()
+    wait_until(lambda: count_waiting() == 3)
+    group.cancel()
+    wait_until(lambda: count_waiting() == 0)
+
+
 def test_an_app_that_has_seen_no_limit_keeps_what_others_set(kit: lt.Kit, hasty: lt.Kit) -> None:
     assert kit.map(["first"], handler="shared", rpm=1).results(30) == ["FIRST"]
     task = hasty.submit("second", handler="shared")
     wait_until(lambda: "waits for the limit" in (task.snapshot().error or ""))
     task.cancel()
     assert calls["second"] == 0
+
+
+async def test_an_app_that_is_told_to_end_hands_on_what_waits_for_its_turn_at_once(
+    settings: lt.Settings,
+) -> None:
+    store, task_id = ManyStore.open(settings), new_task_id()
+    limiter = Limiter(store.limits, store.budgets, store.groups, settings)
+    wire = lt.TaskSpec(prompt="told to end", handler="drained").to_wire()
+    limit = {"groupId": new_group_id(), "rpm": 4}  # 15 s: it is held
+    first = new_task_id()
+    await store.create_many([(i, wire, limit) for i in (first, task_id)], ttl_s=60)
+    handlers = {"drained": tell}
+    assert (await deliver(store, first, handlers, limiter=limiter)).status_code == 200
+
+    async def drain(log_writer: LogWriter) -> None:
+        while (record := await store.read_task(task_id)) and record.code != "limit":  # noqa: ASYNC110 - in Redis
+            await asyncio.sleep(0.01)
+        log_writer.drain()
+
+    await deliver(store, task_id, handlers, beside=drain, limiter=limiter)
+    record = await store.read_task(task_id)
+    assert record is not None
+    assert (record.status, record.code) == ("pending", "shutdown")
+    await limiter.aclose()
+    await store.aclose()
 
 
 async def test_whether_there_is_a_limit_is_asked_once_for_all_calls(

@@ -1,19 +1,26 @@
 """Stage 8: a group stops when its budget is spent, and goes on when that is raised."""
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
+import httpx
 import pytest
 from pydantic import SecretStr
 from upstash_redis import Redis
 
 import longtask_kit as lt
+from longtask_kit.client.prices import choose_price
+from longtask_kit.log.attempts import Attempt
 from longtask_kit.log.keys import group_key, group_rows_key, new_group_id, task_key
 from longtask_kit.log.many import ManyStore
 from longtask_kit.log.store import Store
 from longtask_kit.log.waiting import sweep
+from longtask_kit.server.budget import estimate_lost
+from longtask_kit.server.limiter import Estimate
 from longtask_kit.widgets.group_display import GroupRows, read_facts
 from longtask_kit.widgets.group_saved import make_bundle
 from tests.serving import serve
@@ -41,10 +48,17 @@ async def paid(context: lt.TaskContext) -> AsyncIterator[Any]:
         under_way.discard(prompt)
 
 
+async def think(context: lt.TaskContext) -> AsyncIterator[Any]:
+    """Think for a hundred tokens, and break off before the answer."""
+    calls[context.spec.prompt] += 1
+    yield lt.Delta("reasoning", "Hm, hm." * 50)
+    raise lt.RetryableError("The connection broke.", retry_after_s=0)
+
+
 @pytest.fixture(scope="module")
 def kit(stack: lt.LocalStack) -> Iterator[lt.Kit]:
     with lt.connect(settings=stack.settings, quiet=True) as kit:
-        kit.serve({"paid": paid})
+        kit.serve({"paid": paid, "think": think})
         yield kit
 
 
@@ -88,6 +102,13 @@ def test_a_group_stops_at_its_budget_and_goes_on_paying_nothing_twice(
     assert group.results(60) == [row.upper() for row in rows]
     assert set(calls.values()) == {1}
     assert kit.attach_group(group.id)._record.code is None
+
+
+def test_reasoning_that_broke_off_is_spent_too(kit: lt.Kit) -> None:
+    group = kit.map(["deep"], handler="think", budget_tokens=100, retries=3)
+    with pytest.raises(lt.TaskIncompleteError, match="budget of 100 tokens is spent"):
+        group.results(60)
+    assert calls["deep"] == 1
 
 
 async def test_a_parked_row_is_neither_lost_nor_failed(kit: lt.Kit, settings: lt.Settings) -> None:
@@ -158,13 +179,43 @@ async def test_what_is_reserved_stands_no_longer_than_its_length_when_the_clock_
     redis.hset(key, "budget", "10")
     redis.expire(key, 60)
     assert await store.budgets.ask(group_id, "dead", prompt=1, answer=20) == "go"
-    amount, ends = (redis.hget(key, "held:dead") or "").split()
+    amount, ends, _ = (redis.hget(key, "held:dead") or "").split()
     redis.hset(key, "held:dead", f"{amount} {int(ends) + hour_ms}")
     assert await store.budgets.ask(group_id, "waits", prompt=1, answer=20) == "wait"
     amount, renewed = (redis.hget(key, "held:dead") or "").split()
     seconds, _ = redis.time()
     assert int(renewed) < seconds * 1000 + hour_ms
     await store.aclose()
+
+
+async def test_what_an_attempt_took_that_died_is_spent_once(kit: lt.Kit, redis: Redis) -> None:
+    assert kit.settings is not None
+    store, group_id = ManyStore.open(kit.settings), new_group_id()
+    key, guess = group_key(group_id), {"prompt": 5, "answer": 60}
+    redis.hset(key, "budget", "100")
+    redis.expire(key, 60)
+
+    async def ask(task_id: str, attempt: int, lost: tuple[int, int]) -> str:
+        return await store.budgets.ask(group_id, task_id, **guess, attempt=attempt, lost=lost)
+
+    assert await ask("killed", 1, (0, 0)) == "go"
+    assert await ask("killed", 2, (5, 40)) == "go"
+    assert await ask("killed", 2, (5, 40)) == "go", "asked again, as the answer was lost"
+    assert redis.hmget(key, "counted", "answered") == ["5", "40"]
+    await store.budgets.settle(group_id, "killed", prompt=5, counted=(5, 20))
+    assert await ask("killed", 3, (5, 20)) == "stop", "it has told what it took"
+    assert redis.hmget(key, "counted", "answered") == ["10", "60"]
+    await store.aclose()
+
+
+def test_what_an_attempt_before_took_is_what_its_log_says() -> None:
+    began = datetime(2026, 11, 29, tzinfo=UTC)
+    attempts = [Attempt(number=1, tokens=40, began=began), Attempt(number=2, began=began)]
+    assert estimate_lost(Estimate(7, 100), attempts, before=2) == (7, 40)
+    assert estimate_lost(Estimate(7, 100), attempts, before=3) == (0, 0), "it got no answer"
+    assert estimate_lost(Estimate(7, 100), [], before=1) == (0, 0)
+    background = Estimate(0, 60, before=(7, 40), reads_on=True)
+    assert estimate_lost(background, attempts, before=2) == (7, 40), "it is one run"
 
 
 def test_the_same_cell_with_a_higher_budget_goes_on(kit: lt.Kit) -> None:
@@ -200,6 +251,41 @@ def test_a_budget_in_money_needs_prices(kit: lt.Kit) -> None:
     assert len(group.results(60)) == 20
 
 
+@pytest.mark.parametrize(
+    "prices",
+    [(math.nan, 1), (1, math.inf), (-1, 2), "12", ("cheap", 1), (1, 2, 3), {"demo": (1, -2)}],
+    ids=str,
+)
+def test_what_are_no_prices_is_refused_where_they_are_given(
+    kit: lt.Kit,
+    settings: lt.Settings,
+    prices: Any,  # noqa: ANN401 - wrong ones
+) -> None:
+    with pytest.raises(lt.ConfigError, match=r"`prices`.*expected \(in, out\)"):
+        kit.map(["x"], model="demo", prices=prices)
+    with pytest.raises(lt.ConfigError, match=r"`prices`.*expected \(in, out\)"):
+        lt.connect(settings=settings, prices=prices, quiet=True)
+
+
+def test_prices_in_text_are_the_numbers_that_it_says() -> None:
+    assert choose_price(("0.15", "0.60"), "demo") == (0.15, 0.6)  # type: ignore[arg-type]
+    assert choose_price({"demo": (1, 2)}, "another") is None
+
+
+@pytest.mark.parametrize("cost", [math.inf, math.nan, True, 0, -1, 10**400, "1"], ids=repr)
+def test_what_is_no_budget_is_refused(kit: lt.Kit, cost: Any) -> None:  # noqa: ANN401
+    with pytest.raises(lt.ConfigError, match=r"`budget_cost` is .*expected a number above 0"):
+        kit.map(["x"], budget_cost=cost, prices=(1, 1))
+
+
+def test_a_group_without_a_budget_is_not_given_one_that_nothing_heeds(kit: lt.Kit) -> None:
+    group = kit.map(["free"], handler="paid")
+    assert group.results(30) == ["FREE"]
+    with pytest.raises(lt.SubmitError, match="has no budget"):
+        group.resume(budget_tokens=100)
+    assert not kit.attach_group(group.id)._record.options.get("budgetTokens")
+
+
 def test_tokens_that_were_spent_count_in_money_too(kit: lt.Kit) -> None:
     rows = [f"both {i}" for i in range(20)]
     group = kit.map(rows, handler="paid", budget_tokens=60, prices=(10, 20), parallelism=2)
@@ -225,6 +311,13 @@ def test_over_http_a_group_is_resumed_as_well(kit: lt.Kit) -> None:
         group = friend.map([f"http {i}" for i in range(10)], handler="paid", budget_tokens=30)
         with pytest.raises(lt.TaskIncompleteError):
             group.results(60)
+        for none in ({}, {"budgetTokens": 100, "budgetCost": 1.0}):
+            answer = httpx.post(
+                f"{url}/api/groups/{group.id}/resume",
+                json=none,
+                headers={"Authorization": "Bearer the-key"},
+            )
+            assert (answer.status_code, "expected one of them" in answer.text) == (400, True)
         group.resume(budget_tokens=1000)
         assert len(group.results(60)) == 10
 

@@ -441,6 +441,15 @@ def test_it_is_said_wherever_the_answer_is_seen(
         assert "$" not in shown
 
 
+def test_a_replay_spends_no_budget(real: lt.Kit, file: Path) -> None:
+    rows = ["Once.", "Twice.", "Thrice."]
+    for row in rows:
+        real.save_cassette(file, end(real.submit(row)))
+    with replay() as kit:
+        group = kit.map(rows, model="demo@2000", budget_tokens=1, parallelism=1)
+        assert [bool(text) for text in group.results(30)] == [True] * 3
+
+
 def test_a_replayed_answer_is_never_kept_as_the_models(real: lt.Kit, file: Path) -> None:
     real.save_cassette(file, end(first := real.submit("Keep me.", reuse=True)))
     with replay() as kit:

@@ -143,6 +143,7 @@ def test_rows_stop_at_a_budget_and_go_on_with_a_higher_one(
         (["--budget-cost", "1"], "--budget-cost needs --price"),
         (["--budget-cost", "nan", "--price", "1,2"], "--budget-cost is nan"),
         (["--price", "1"], "--price is '1': expected what a million tokens cost"),
+        (["--price", "-1,nan"], "--price is '-1,nan': expected what a million tokens cost"),
         (["--max-tokens", "0"], '"--max-tokens" is 0'),
     ],
     ids=" ".join,

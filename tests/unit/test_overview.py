@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from longtask_kit.client.overview import Line, choose_lines, describe_counts, make_line
-from longtask_kit.client.overview_watch import choose_rest_s
+from longtask_kit.client.overview_watch import choose_rest_s, find_own_prices
 from longtask_kit.errors import StoreError
 from longtask_kit.log.changes import Change
 from longtask_kit.log.events import Usage
@@ -60,6 +60,20 @@ def test_a_line_says_rate_and_cost_of_what_has_ended() -> None:
     assert line.cost == pytest.approx(0.0011)
     running = line_of(make_record("b", "running", run_ms=None))
     assert (running.stage, running.tokens, running.rate, running.cost) == ("running",) + (None,) * 3
+
+
+def test_a_group_that_was_replayed_costs_nothing_whatever_its_prices() -> None:
+    def find(endpoint: str, **options: Any) -> Any:  # noqa: ANN401
+        place = {"place": {"endpoint": endpoint}}
+        group = GroupRecord(
+            group_id="g", name="", rows=(), options=options | place, created=NOW, updated=NOW
+        )
+        return find_own_prices(group, (1.0, 2.0))
+
+    assert find("https://model.example") == (1.0, 2.0)
+    assert find("https://model.example", prices=[3, 4]) == [3, 4]
+    assert find("replay:answers.jsonl:0123", prices=[3, 4]) is None
+    assert find_own_prices(None, (1.0, 2.0)) == (1.0, 2.0)
 
 
 def test_what_was_heard_since_stands_above_the_record() -> None:

@@ -5,8 +5,8 @@
 -- ARGV[8] only when nothing has happened for so long, ms; 0: whatever has
 -- ARGV[9] 'late': only when its time is over; 'ask', about silence: ask the queue first whether it
 -- has the message; 'kept': it has, so silence counts from now on
--- Returns 'settled' the end's attempt, message id | 'done' status | 'busy' lease left, ms
--- | 'ask' message id | 'gone'.
+-- Returns 'settled' the end's attempt, message id, its place in a limit's line | 'done' status
+-- | 'busy' lease left, ms | 'ask' message id | 'gone'.
 local status = redis.call('HGET', KEYS[1], 'status')
 if not status then return {'gone'} end
 if is_terminal(status) then return {'done', status} end
@@ -51,4 +51,4 @@ redis.call('HSET', KEYS[1], 'status', ARGV[3], 'updated_ms', now, unpack(cjson.d
 add({attempt .. '-1', 'k', 'status', 'd', ARGV[3]})
 add({attempt .. '-2', unpack(cjson.decode(ARGV[4]))})
 keep()
-return {'settled', attempt, redis.call('HGET', KEYS[1], 'message_id')}
+return {'settled', attempt, unpack(redis.call('HMGET', KEYS[1], 'message_id', 'line'))}
