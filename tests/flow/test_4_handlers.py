@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -188,6 +189,26 @@ async def test_a_handler_that_swallows_its_cancel_is_left_behind(store: Store, h
     assert await store.read_log(task_id, after=START) == written
     if how == "cancel":
         assert written[-1].type == "cancelled"
+
+
+@pytest.mark.parametrize("item", ["", Outcome(finish_reason="stop")])
+async def test_a_handler_that_never_waits_and_says_nothing_leaves_others_their_turn(
+    store: Store, item: object
+) -> None:
+    task_id = await create(store)
+
+    async def repeat(_: TaskContext) -> AsyncIterator[Any]:
+        while time.monotonic() < give_up_at:
+            yield item
+
+    async def cancel(_: LogWriter) -> None:
+        while not await store.read_log(task_id, after=lt.Cursor(1, 1)):
+            pass
+        await store.settle(task_id, "cancelled", reason="r", ask_to_stop=True)
+
+    give_up_at = time.monotonic() + 30
+    answer = await deliver(store, task_id, {"mine": repeat}, beside=cancel)
+    assert answer.body["status"] == "cancelled"
 
 
 async def write_words(_: TaskContext) -> AsyncIterator[str]:
