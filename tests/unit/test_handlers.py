@@ -56,6 +56,8 @@ def test_usage_keeps_its_details() -> None:
         lambda: Outcome(usage={}),
         lambda: Outcome(usage={"prompt_tokens": 1}),
         lambda: Outcome(usage={**COUNTS, "total_tokens": 1.5}),
+        lambda: Outcome(usage={**COUNTS, "prompt_tokens": -1}),
+        lambda: Outcome(usage={**COUNTS, "completion_tokens": 10**400}),  # no price can be told
         lambda: Outcome(usage=Usage(**{**COUNTS, "prompt_tokens": None})),  # type: ignore[arg-type]
         lambda: Outcome(finish_reason=0),  # type: ignore[arg-type]
         lambda: Outcome(finish_reason=b"stop"),  # type: ignore[arg-type]
@@ -72,6 +74,7 @@ def test_usage_keeps_its_details() -> None:
         lambda: Progress(None),  # type: ignore[arg-type]
         lambda: Progress(-1),
         lambda: Progress(float("nan")),
+        lambda: Progress(10**400),
         lambda: Progress(1, "2"),  # type: ignore[arg-type]
         lambda: Progress(1, message=None),  # type: ignore[arg-type]
     ],
