@@ -25,6 +25,7 @@ from longtask_kit.errors import (
 from longtask_kit.log.events import TERMINAL_STATUSES
 from longtask_kit.log.finish import note_finish, note_record
 from longtask_kit.log.keys import new_task_id
+from longtask_kit.log.text import make_printable
 from longtask_kit.submit.request import change_spec
 
 if TYPE_CHECKING:
@@ -320,7 +321,7 @@ class Task(Answer):
         state = self._feed.transcript
         if state.status == "failed":
             raise TaskFailedError(
-                f"{self.id} failed: {add_cure(state.error, state.code)}",
+                f"{self.id} failed: {make_printable(add_cure(state.error, state.code))}",
                 task_id=self.id,
                 code=state.code or "",
                 attempt=state.attempt,
