@@ -232,9 +232,12 @@ def handler(*, version: str = "", continues: bool = False) -> Callable[[Handler]
 
 
 def find_declaration(function: Handler) -> Declaration:
-    """Return what a handler declares."""
-    declared = getattr(function, "declaration", None)
-    return declared if isinstance(declared, Declaration) else Declaration()
+    """Return what a handler declares, a `partial` of one and an object with `__call__`, too."""
+    inner = function.func if isinstance(function, functools.partial) else function
+    for told in (inner, getattr(inner, "__call__", None)):  # noqa: B004 - it is not called
+        if isinstance(declared := getattr(told, "declaration", None), Declaration):
+            return declared
+    return Declaration()
 
 
 def read_usage(counted: object) -> Usage:
