@@ -126,6 +126,7 @@ class Task(Answer):
 
     def events(self) -> EventStream:
         """Return everything that happened and will, for `for` and for `async for`."""
+        self._look_again()
         self._feed.follow()
         return EventStream(self._feed)
 
@@ -157,7 +158,6 @@ class Task(Answer):
         return self._wait().__await__()
 
     async def _wait(self) -> str:
-        self._look_again()
         async for _ in self.events():
             pass
         return self._read_outcome()
@@ -303,7 +303,8 @@ class Task(Answer):
 
     def _catch_up(self) -> None:
         """Wait until what had happened before this call has been taken in."""
-        if self._feed.error is None and (not self._feed.is_empty or self._feed.state.is_over):
+        is_known = not self._feed.is_empty or self._feed.state.is_over
+        if self._feed.error is None and is_known and not self._look_again():
             return
         record = self._read_record()
         self._feed.follow()
@@ -312,7 +313,9 @@ class Task(Answer):
     def _has_seen(self, record: TaskRecord) -> bool:
         if self._feed.state.is_over or record.status in TERMINAL_STATUSES:
             return self._feed.state.is_over
-        return not self._feed.is_empty and self._feed.transcript.cursor.attempt >= record.attempt
+        if self._feed.is_empty or self._feed.transcript.is_terminal:
+            return False  # nothing has come yet, or an end that a retry has undone
+        return self._feed.transcript.cursor.attempt >= record.attempt
 
     def _read_outcome(self) -> str:
         """Return the text of a task that has ended, or raise why there is none."""
