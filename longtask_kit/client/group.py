@@ -22,6 +22,7 @@ from longtask_kit.errors import (
 )
 from longtask_kit.log.budgets import describe_budget
 from longtask_kit.log.events import Usage
+from longtask_kit.log.text import make_printable
 from longtask_kit.submit.schema import parse_answer
 
 if TYPE_CHECKING:
@@ -332,7 +333,7 @@ class TaskGroup(GroupVotes):
             return self._make_incomplete(f"Row {position} ({task_id}) waits: ", parked)
         why = describe_error(state, has_text=has_text)
         why = add_cure(why, state.code) if state.status == "failed" else why
-        message = f"Row {position} ({task_id}): {why}" + (
+        message = f"Row {position} ({task_id}): {make_printable(why or '')}" + (
             f" {failed} rows failed: group.errors has all, group.retry_failed() runs them again."
             if failed > 1 and state.status in ("failed", "cancelled")
             else ""

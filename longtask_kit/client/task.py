@@ -25,6 +25,7 @@ from longtask_kit.errors import (
 from longtask_kit.log.events import TERMINAL_STATUSES
 from longtask_kit.log.finish import note_finish, note_record
 from longtask_kit.log.keys import new_task_id
+from longtask_kit.log.text import make_printable
 from longtask_kit.submit.request import change_spec
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ class Task(Answer):
 
     def events(self) -> EventStream:
         """Return everything that happened and will, for `for` and for `async for`."""
+        self._look_again()
         self._feed.follow()
         return EventStream(self._feed)
 
@@ -156,7 +158,6 @@ class Task(Answer):
         return self._wait().__await__()
 
     async def _wait(self) -> str:
-        self._look_again()
         async for _ in self.events():
             pass
         return self._read_outcome()
@@ -302,7 +303,8 @@ class Task(Answer):
 
     def _catch_up(self) -> None:
         """Wait until what had happened before this call has been taken in."""
-        if self._feed.error is None and (not self._feed.is_empty or self._feed.state.is_over):
+        is_known = not self._feed.is_empty or self._feed.state.is_over
+        if self._feed.error is None and is_known and not self._look_again():
             return
         record = self._read_record()
         self._feed.follow()
@@ -313,7 +315,9 @@ class Task(Answer):
     def _has_seen(self, record: TaskRecord) -> bool:
         if self._feed.state.is_over or record.status in TERMINAL_STATUSES:
             return self._feed.state.is_over
-        return not self._feed.is_empty and self._feed.transcript.cursor.attempt >= record.attempt
+        if self._feed.is_empty or self._feed.transcript.is_terminal:
+            return False  # nothing has come yet, or an end that a retry has undone
+        return self._feed.transcript.cursor.attempt >= record.attempt
 
     def _read_outcome(self) -> str:
         """Return the text of a task that has ended, or raise why there is none."""
@@ -322,7 +326,7 @@ class Task(Answer):
         state = self._feed.transcript
         if state.status == "failed":
             raise TaskFailedError(
-                f"{self.id} failed: {add_cure(state.error, state.code)}",
+                f"{self.id} failed: {make_printable(add_cure(state.error, state.code))}",
                 task_id=self.id,
                 code=state.code or "",
                 attempt=state.attempt,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from longtask_kit.log.text import make_printable
+
 if TYPE_CHECKING:
     from longtask_kit.log.changes import Change
     from longtask_kit.log.record import TaskRecord
@@ -48,7 +50,7 @@ def describe_finish(finish_reason: str | None, *, max_tokens: int | None) -> str
         case "refusal":
             return "refused"
         case other:
-            return f"stopped: {other[:80]}"
+            return f"stopped: {' '.join(make_printable(other[:80]).split())}"
 
 
 def _count_calls(count: int) -> str:

@@ -245,7 +245,7 @@ class Store:
             status: How it ends.
             reason: Data of its last event.
             code: Short reason of a failure.
-            delivery_id: Only if the last attempt was this message's, or none has begun.
+            delivery_id: Only if this message runs it or is to, or no attempt has begun.
             ask_to_stop: When an attempt is running, ask it to stop (the answer is `Busy`).
             silent_s: Only if nothing has happened to it for so many seconds (else `Busy`).
             only: `late`: only if its time is over; `ask`: of a silent one whose message is known,

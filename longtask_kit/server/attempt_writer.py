@@ -20,7 +20,7 @@ from longtask_kit.stages import tell
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from longtask_kit.server.continuation import Past, Standing
+    from longtask_kit.server.continuation import Overlap, Past, Standing
     from longtask_kit.server.writer import LogWriter
 
 FIRST_SEQ = 3  # else the begin script wrote `<attempt>-1` (status) and `<attempt>-2` (start)
@@ -88,15 +88,27 @@ class AttemptWriter:
         self._spoken_ms = past.spoken_ms
         self.last_flush = time.monotonic()
 
-    async def write(self, text: str, type_: EventType = "content") -> None:
+    async def write(
+        self, text: str, type_: EventType = "content", *, overlap: Overlap | None = None
+    ) -> None:
         """Take a delta of a kind of text; returns at once unless the buffer is full.
+
+        Args:
+            text: The delta; half a surrogate pair at its end waits for the next.
+            type_: Of what.
+            overlap: What stands and is said again; asked in whole characters, as it is stored.
 
         Raises:
             AttemptStopped: Somebody cancelled, or another attempt took over; nothing more counts.
             StoreError: Redis was away for too long.
+            OverlapDiffersError: What is said again is not what stands.
         """
         self.check_stopped()
         text = self._pairs[type_].feed(text)
+        if overlap is not None:
+            text = overlap.swallow(type_, text)
+        if not text:  # nothing is added: an attempt that only says so would hand on for ever
+            return
         if type_ == "content" and len(self._brief) < ANSWER_CHARS:
             self._brief += text[: ANSWER_CHARS - len(self._brief)]
         self._stood[type_] += len(text)
@@ -105,6 +117,9 @@ class AttemptWriter:
             tell("first_token", self.task_id, attempt=self.attempt, runMs=self.run_ms)
         for at in range(0, len(text), MAX_ENTRY_CHARS):  # a model may answer in one piece
             await self._take_in(type_, text[at : at + MAX_ENTRY_CHARS])
+
+    async def make_room(self) -> None:
+        """Let everybody else on this loop go on, if the source has had it for long."""
         if time.monotonic() - self._last_yield > _MAX_HOG_S:
             await asyncio.sleep(0)
             self._last_yield = time.monotonic()
@@ -200,16 +215,16 @@ class AttemptWriter:
 
     async def retry(self, message: str, *, code: str) -> None:
         """Mark the task retrying, and give the lease back for the next delivery."""
-        await self._finish(_retrying(message, code))
+        await self._finish(_retrying(message, code), may_go_on=True)
 
     async def pause(self, message: str, *, code: str, line: str = "") -> None:
         """Mark the task pending, and give the lease back: another delivery goes on with it."""
         entries, fields = _note("pending", message, code)
-        await self._finish((entries, [*fields, "continues", "1", "line", line]))
+        await self._finish((entries, [*fields, "continues", "1", "line", line]), may_go_on=True)
 
     async def hand_over(self, message: str, *, code: str) -> None:
         """Mark the task pending, and give the lease back: another attempt continues this one's."""
-        await self._finish(_note("pending", message, code))
+        await self._finish(_note("pending", message, code), may_go_on=True)
 
     async def fail(self, message: str, *, code: str) -> None:
         """Mark the task failed."""
@@ -230,8 +245,8 @@ class AttemptWriter:
         # With the attempts before, as its usage counts their tokens, too.
         return ["run_ms", str(self._spoken_ms + self.run_ms)]
 
-    async def _finish(self, last: _Last) -> None:
-        self._end_texts()
+    async def _finish(self, last: _Last, *, may_go_on: bool = False) -> None:
+        self._end_texts(may_go_on=may_go_on)
         self._last = last
         while self._last is not None:
             self._acknowledged.clear()
@@ -240,9 +255,11 @@ class AttemptWriter:
             if self.stopped.done() and CONSEQUENCES[self.stopped.result()].ends_as is None:
                 self.check_stopped()
 
-    def _end_texts(self) -> None:
+    def _end_texts(self, *, may_go_on: bool) -> None:
         for type_, pairs in self._pairs.items():
-            if half := pairs.end():
+            half = pairs.end()
+            # Where another attempt may go on, its source says that character again, whole.
+            if half and not (may_go_on and self.keeps):
                 self._pending.add(type_, half)
 
     @property
@@ -265,7 +282,7 @@ class AttemptWriter:
         """Return all that may not be stored, with the end it had come to, or else `retrying`."""
         if not self._is_released:
             last = _cancelled() if self.is_cancel_requested else _retrying(message, code)
-            self._end_texts()
+            self._end_texts(may_go_on=not self.is_cancel_requested)
             self._last = self._last or last
             while not any(flight.part.release for flight in self._flights):
                 self._take_part()

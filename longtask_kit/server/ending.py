@@ -78,8 +78,7 @@ class MustWait(Exception):  # noqa: N818 - a signal of the limiter's, not an err
 
 def ending_for(exc: BaseException) -> Ending:
     """Tell how an attempt ends that its handler left with this exception."""
-    while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
-        exc = exc.exceptions[0]  # a TaskGroup wraps what its tasks raise
+    exc = min(_list_raised(exc), key=_rank)
     match exc:
         case MustWait():
             return exc.ending
@@ -96,6 +95,23 @@ def ending_for(exc: BaseException) -> Ending:
             if text := _say(exc, _MAX_FOREIGN_CHARS):
                 message += f": {text}"
             return Ending(kind="retry", message=message, code="handler_error", trace=_trace(exc))
+
+
+def _list_raised(exc: BaseException) -> list[BaseException]:
+    """Return what was raised, each by itself: a TaskGroup wraps what its tasks raise."""
+    if not isinstance(exc, BaseExceptionGroup):
+        return [exc]
+    return [raised for part in exc.exceptions for raised in _list_raised(part)]
+
+
+def _rank(exc: BaseException) -> tuple[int, float]:
+    """Order what several tasks raised; the least decides: first what no retry can help."""
+    if isinstance(exc, NonRetryableError | ConfigError):
+        return 0, 0.0
+    if not isinstance(exc, RetryableError):
+        return 1, 0.0
+    wait_s, _ = _read_wait_s(getattr(exc, "retry_after_s", None))
+    return 2, -(wait_s or 0.0)
 
 
 def fail_at_once(ending: Ending) -> Ending:

@@ -194,6 +194,7 @@ Control = Keep | TakeUp | StartOver
 """What a source tells of going on, beside what it says."""
 
 MAX_DATA_CHARS = 250_000
+_MAX_COUNT = 2**53 - 1  # of tokens: more is no number in a browser, nor a price's factor
 
 Said = str | Delta | DataEvent | Progress | Outcome | Replayed | Control
 """What a handler may yield."""
@@ -231,9 +232,12 @@ def handler(*, version: str = "", continues: bool = False) -> Callable[[Handler]
 
 
 def find_declaration(function: Handler) -> Declaration:
-    """Return what a handler declares."""
-    declared = getattr(function, "declaration", None)
-    return declared if isinstance(declared, Declaration) else Declaration()
+    """Return what a handler declares, a `partial` of one and an object with `__call__`, too."""
+    inner = function.func if isinstance(function, functools.partial) else function
+    for told in (inner, getattr(inner, "__call__", None)):  # noqa: B004 - it is not called
+        if isinstance(declared := getattr(told, "declaration", None), Declaration):
+            return declared
+    return Declaration()
 
 
 def read_usage(counted: object) -> Usage:
@@ -266,7 +270,7 @@ def read_usage(counted: object) -> Usage:
 
 
 def _as_detail(*counts: object) -> int | None:
-    return next((count for count in counts if type(count) is int), None)
+    return next((n for n in counts if type(n) is int and 0 <= n <= _MAX_COUNT), None)
 
 
 def _find(counted: object, *names: str) -> Any:  # noqa: ANN401
@@ -277,11 +281,14 @@ def _find(counted: object, *names: str) -> Any:  # noqa: ANN401
 
 def _read_count(counted: object, *names: str) -> int | None:
     """Return the first count that is there, by any of its names."""
-    count = _find(counted, *names)
-    try:
-        return None if count is None else operator.index(count)  # an int, or numpy's
-    except TypeError:
-        raise _unusable(f"Outcome's {names[0]} is {count!r:.80}", "a whole number") from None
+    given = _find(counted, *names)
+    if given is None:
+        return None
+    with contextlib.suppress(TypeError):
+        count = operator.index(given)  # an int, or numpy's
+        if 0 <= count <= _MAX_COUNT:
+            return count
+    raise _unusable(f"Outcome's {names[0]} is {given!r:.80}", "a whole number >= 0")
 
 
 def _read_number(what: str, given: Any) -> float:  # noqa: ANN401 - it may be anything
@@ -289,8 +296,9 @@ def _read_number(what: str, given: Any) -> float:  # noqa: ANN401 - it may be an
     number: float | None = None
     if not isinstance(given, str | bytes):
         with contextlib.suppress(TypeError, ValueError, OverflowError):
-            number = operator.index(given) if hasattr(given, "__index__") else float(given)
-    if number is None or not math.isfinite(number) or number < 0:
+            read = operator.index(given) if hasattr(given, "__index__") else float(given)
+            number = read if math.isfinite(read) else None
+    if number is None or number < 0:
         raise _unusable(f"{what} is {given!r:.80}", "a number >= 0")
     return number
 

@@ -66,6 +66,8 @@ class BackgroundDecoder(ResponsesDecoder):
         super().__init__(key, place=place)
         if goes_on:  # behind what stands, of which the end repeats all
             self._said |= {"content", "reasoning", "refusal"}
+        if thought := self._place.get("thought"):  # or a paragraph of it would begin unseen
+            self._thought = tuple(thought)
 
     def find_plain_text(self, event: dict[str, Any]) -> str:
         """Return nothing: every event has a number."""
@@ -81,6 +83,8 @@ class BackgroundDecoder(ResponsesDecoder):
         number = event.get("sequence_number")
         if isinstance(number, int) and "id" in self._place:
             self._place["seq"] = number
+            if self._thought is not None:
+                self._place["thought"] = [*self._thought]
         if pieces:
             return [Keep(RESPONSE, former), *pieces] if "seq" in former else pieces
         return [Keep(RESPONSE, dict(self._place))] if self._place != former else pieces

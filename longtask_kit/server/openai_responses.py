@@ -129,15 +129,18 @@ class ResponsesDecoder(Decoder):
 
     def _read_output(self, output: Sequence[dict[str, Any]]) -> Iterator[Piece]:
         """Yield what has not been said yet; services repeat what was."""
-        said = {*self._said, *(["tool_calls"] if self._found else [])}
-        for place, item in enumerate(output):
-            if "tool_calls" not in said and (call := _read_call(item)):
-                self._found[place] = call
+        said = {*self._said}
+        calls = {place: call for place, item in enumerate(output) if (call := _read_call(item))}
+        if calls and (self._place or not self._found):  # read on, it may have seen a part of them
+            self._found = calls
+        for item in output:
             is_thought = item.get("type") == "reasoning"
             for part in [*(item.get("summary") or ()), *(item.get("content") or ())]:
                 refusal, text = part.get("refusal"), part.get("text")
-                if refusal and "refusal" not in said:
-                    yield self._refuse(refusal)
+                if refusal:
+                    told = self._refuse(refusal)
+                    if "refusal" not in said:
+                        yield told
                 elif text and ("reasoning" if is_thought else "content") not in said:
                     yield Delta("reasoning", text) if is_thought else text
 

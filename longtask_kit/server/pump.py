@@ -212,9 +212,8 @@ async def _write_all(stream: AsyncIterator[Said], writer: AttemptWriter, call: _
                     call.taken = overlap = None
                     call.is_same_run = not is_paid_again
                 case str():
-                    call.tokens += 1
-                    if overlap is None or (item := overlap.swallow("content", item)):
-                        await writer.write(item)
+                    call.tokens += bool(item)
+                    await writer.write(item, overlap=overlap)
                 case Keep(way, place):
                     writer.keep(way, place, unsaid=overlap.left if overlap else {})
                 case TakeUp(stood) if call.standing is not None:
@@ -225,9 +224,8 @@ async def _write_all(stream: AsyncIterator[Said], writer: AttemptWriter, call: _
                 case Delta("tool_calls", calls):
                     await writer.tell("tool_calls", json.loads(calls))
                 case Delta(type_, text):
-                    call.tokens += 1
-                    if overlap is None or (text := overlap.swallow(type_, text)):
-                        await writer.write(text, type_)
+                    call.tokens += bool(text)
+                    await writer.write(text, type_, overlap=overlap)
                 case DataEvent(name, value):
                     await writer.tell("data", value, name=name)
                 case Replayed(source):
@@ -242,6 +240,7 @@ async def _write_all(stream: AsyncIterator[Said], writer: AttemptWriter, call: _
                         "Progress or Outcome.",
                         code="handler_type",
                     )
+            await writer.make_room()
     if writer.is_open:  # it had nothing to say
         writer.start_over()
     if overlap is not None:

@@ -21,7 +21,7 @@ from longtask_kit.log.events import START, Usage
 from longtask_kit.log.keys import task_key
 from longtask_kit.log.record import Begun, Busy
 from longtask_kit.server import openai_background
-from longtask_kit.server.openai_background import name_run
+from longtask_kit.server.openai_background import BackgroundDecoder, name_run
 from tests.cut_model import CutModel
 from tests.flow.deliveries import Deliveries, fold, open_deliveries
 from tests.wait import wait_until
@@ -244,6 +244,74 @@ async def test_one_that_failed_is_begun_anew_by_the_next_attempt(settings: lt.Se
     )
     assert fold(events).attempts[1].continued is None
     assert len(set(model.keys)) == 2, "no service takes it for the one that failed"
+
+
+def make_call(number: int) -> dict[str, Any]:
+    named = {"id": f"fc_{number}", "call_id": f"call_{number}", "name": f"f{number}"}
+    return {"type": "function_call", **named, "arguments": f'{{"n":{number}}}'}
+
+
+def make_events() -> list[dict[str, Any]]:
+    """Return those of a response of two paragraphs of reasoning, a refusal and two calls."""
+    kinds = ["reasoning_summary_text"] * 3 + ["refusal"] * 2
+    texts, parts = ["one", "two", " words", "I", " won't"], [0, 1, 1, 0, 0]
+    events = [
+        {"type": f"response.{kind}.delta", "output_index": 0, "summary_index": part, "delta": text}
+        for kind, part, text in zip(kinds, parts, texts, strict=True)
+    ]
+    events.append({"type": "response.refusal.done", "refusal": "I won't"})
+    for at, call in enumerate([make_call(1), make_call(2)], 1):
+        events += [
+            {"type": f"response.output_item.{when}", "output_index": at, "item": item}
+            for when, item in (("added", call | {"arguments": ""}), ("done", call))
+        ]
+    refusal = {"type": "message", "content": [{"type": "refusal", "refusal": "I won't"}]}
+    output = [refusal, make_call(1), make_call(2)]
+    told = {"object": "response", "status": "completed", "output": output, "usage": USED}
+    whole = {"id": "resp_1", **told}
+    began = {"type": "response.created", "response": {"id": "resp_1"}}
+    return [began, *events, {"type": "response.completed", "response": whole}]
+
+
+async def test_wherever_it_is_cut_paragraphs_refusal_and_calls_are_the_undisturbed_ones(
+    settings: lt.Settings,
+) -> None:
+    events = [{**event, "sequence_number": n} for n, event in enumerate(make_events())]
+    posts, cut = 0, len(events)
+
+    async def model(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal posts
+        if scope["type"] != "http":
+            await Starlette()(scope, receive, send)
+            return
+        request, told = Request(scope, receive), events[:cut]
+        if request.method == "POST":
+            posts += 1
+        else:
+            told = events[int(request.query_params["starting_after"]) + 1 :]
+        text = "".join(f"data: {json.dumps(event)}\n\n" for event in told)
+        await Response(text, media_type="text/event-stream")(scope, receive, send)
+
+    async with open_deliveries(settings, model, WIRE) as deliveries:
+        whole = fold(await deliveries.deliver(await deliveries.begin()))
+        assert (whole.reasoning, whole.refusal) == ("one\n\ntwo words", "I won't")
+        assert [call["id"] for call in whole.tool_calls] == ["call_1", "call_2"]
+        for cut in range(1, len(events)):
+            task_id, posts = await deliveries.begin(), 0
+            await deliveries.deliver(task_id)
+            state = fold(await deliveries.deliver(task_id))
+            assert posts == 1, f"cut behind {cut} events it was asked for once"
+            for name in ("reasoning", "refusal", "tool_calls", "finish_reason", "usage"):
+                assert getattr(state, name) == getattr(whole, name), cut
+
+
+async def test_a_refusal_that_another_attempt_has_read_is_the_reason_to_stop() -> None:
+    decoder = BackgroundDecoder(place={"id": "resp_1", "seq": 6}, goes_on=True)
+    whole = make_events()[-1]["response"]
+    decoder.feed(
+        {"type": "response.completed", "response": whole | {"output": whole["output"][:1]}}
+    )
+    assert decoder.end() == [lt.Outcome(usage=USED, finish_reason="refusal")]
 
 
 @pytest.mark.parametrize("numbers", [True, False])

@@ -234,6 +234,48 @@ async def test_at_the_first_difference_the_attempt_starts_over(
     assert state.usage.completion_tokens == 1 + len(again[: again.find("x") + 1] or again) + 3
 
 
+async def test_an_attempt_that_yields_nothing_but_empty_text_is_not_handed_on(
+    store: Store,
+) -> None:
+    @lt.handler(continues=True)
+    async def wait(_: lt.TaskContext) -> AsyncIterator[str]:
+        while True:
+            yield ""
+            await asyncio.sleep(0.01)
+
+    task_id = new_task_id()
+    await store.create(task_id, {"prompt": PROMPT, "handler": "wait"})
+    answer = await deliver_once(store, task_id, {"wait": wait}, max_duration_s=0.2)
+    assert answer.status_code == 489, "else an attempt that adds nothing would follow another"
+
+
+PAIRS = ["one ", "\ud83d", "\ude00", " two", "\ud83d", "\ude01", " end"]
+
+
+@pytest.mark.parametrize("cut", range(1, len(PAIRS)))
+async def test_a_cut_anywhere_around_a_surrogate_pair_costs_no_second_call(
+    run: Callable[..., Any], cut: int
+) -> None:
+    calls = 0
+
+    async def say(context: lt.TaskContext) -> AsyncIterator[Any]:
+        nonlocal calls
+        calls += 1
+        at = 0
+        if context.standing is not None:
+            at = context.standing.place["at"]
+            yield TakeUp(context.standing.stood, is_paid_again=False)
+        for number, piece in enumerate(PAIRS[at:], at):
+            if calls == 1 and number == cut:
+                raise lt.RetryableError("cut", code="cut")
+            yield Keep("own", {"at": number})
+            yield piece
+
+    _, events = await run({}, 2, say)
+    assert fold(events).text == "one \U0001f600 two\U0001f601 end"
+    assert calls == 2, "what stood was taken up"
+
+
 async def test_what_a_handler_calls_replayed_is_paid_as_all_it_says(
     run: Callable[..., Any],
 ) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from longtask_kit.log.events import START, TaskEvent
 from longtask_kit.log.keys import new_task_id
 from longtask_kit.log.record import Begun, TaskRecord
 from longtask_kit.log.store import Store
+from longtask_kit.log.text import make_printable
 from longtask_kit.server.attempt import Answer, run_delivery
 from longtask_kit.server.handlers import Delta, Handler, Outcome, TaskContext
 from longtask_kit.server.writer import LogWriter
@@ -190,6 +192,26 @@ async def test_a_handler_that_swallows_its_cancel_is_left_behind(store: Store, h
         assert written[-1].type == "cancelled"
 
 
+@pytest.mark.parametrize("item", ["", Outcome(finish_reason="stop")])
+async def test_a_handler_that_never_waits_and_says_nothing_leaves_others_their_turn(
+    store: Store, item: object
+) -> None:
+    task_id = await create(store)
+
+    async def repeat(_: TaskContext) -> AsyncIterator[Any]:
+        while time.monotonic() < give_up_at:
+            yield item
+
+    async def cancel(_: LogWriter) -> None:
+        while not await store.read_log(task_id, after=lt.Cursor(1, 1)):
+            pass
+        await store.settle(task_id, "cancelled", reason="r", ask_to_stop=True)
+
+    give_up_at = time.monotonic() + 30
+    answer = await deliver(store, task_id, {"mine": repeat}, beside=cancel)
+    assert answer.body["status"] == "cancelled"
+
+
 async def write_words(_: TaskContext) -> AsyncIterator[str]:
     for number in itertools.count():
         yield f"{number} "
@@ -336,3 +358,34 @@ def test_a_typo_in_a_handler_that_is_being_written_is_told_at_once(kit: lt.Kit) 
         asked = own.submit("x", handler="mistyped", retries=1)
         wait_until(lambda: asked.status == "retrying")
         asked.cancel()
+
+
+CLEARS = "\x1b[2J\x1b]0;title\x07\n\u202eword"  # a screen, a title and a direction
+
+
+def test_no_terminal_obeys_what_a_model_or_handler_gives_as_its_reason(kit: lt.Kit) -> None:
+    async def ends(_: TaskContext) -> AsyncIterator[Any]:
+        yield "text"
+        yield Outcome(finish_reason=CLEARS)
+
+    async def fails(_: TaskContext) -> AsyncIterator[str]:
+        yield "text"
+        raise lt.NonRetryableError(CLEARS)
+
+    with lt.connect(settings=kit.settings, quiet=True) as own:
+        own.serve({"ends": ends, "fails": fails})
+        ended = own.submit("x", handler="ends")
+        with pytest.raises(lt.TaskIncompleteError) as cut:
+            ended.raise_for_finish()
+        failed = own.submit("x", handler="fails")
+        with pytest.raises(lt.TaskFailedError) as caught:
+            failed.result(10)
+        with pytest.raises(lt.TaskFailedError) as of_row:
+            own.map(["x"], "{}", handler="fails").results(10)
+        assert (ended.finish_reason, failed.error) == (CLEARS, CLEARS), "what it said stays"
+        listed = str(own.tasks())
+    told = [repr(ended), listed, *(str(error.value) for error in (cut, caught, of_row))]
+    for text in told:
+        assert "word" in text
+        assert make_printable(text) == text
+    assert "\n" not in repr(ended)

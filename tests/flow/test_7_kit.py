@@ -334,6 +334,38 @@ def test_a_handler_that_raises_is_retried_and_its_error_shown(settings: lt.Setti
         assert errors == ["The handler raised ValueError: the first time never works", "busy"]
 
 
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda task: task.text,
+        lambda task: "".join(task).removeprefix("attempt 1 "),
+        lambda task: "attempt 2 done" if task.attempts[-1].number == 2 else "",
+    ],
+    ids=["text", "iteration", "attempts"],
+)
+def test_who_saw_a_task_fail_sees_what_a_retry_elsewhere_made_of_it(
+    settings: lt.Settings, look: Callable[[lt.Task], str]
+) -> None:
+    async def flaky(context: TaskContext) -> AsyncIterator[str]:
+        yield f"attempt {context.attempt} "
+        if context.attempt == 1:
+            raise lt.NonRetryableError("the first time never works")
+        yield "done"
+
+    with (
+        lt.connect(settings=settings, quiet=True) as kit,
+        lt.connect(settings=settings, quiet=True) as other,
+    ):
+        kit.serve(handlers={"flaky": flaky})
+        task = kit.submit("x", handler="flaky")
+        seen = other.attach(task.id)
+        with pytest.raises(lt.TaskFailedError):
+            seen.result(30)
+        task.retry()
+        assert task.result(30) == "attempt 2 done"
+        assert look(seen) == "attempt 2 done"
+
+
 def test_over_the_http_api_no_secret_is_needed_but_the_apps_key(stack: lt.LocalStack) -> None:
     app, key = (stack.environment[f"LONGTASK_{name}"] for name in ("BASE_URL", "API_KEY"))
     with lt.connect(app, api_key=key, quiet=True) as kit:

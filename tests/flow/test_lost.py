@@ -220,7 +220,8 @@ async def test_a_task_retried_by_hand_waits_from_that_moment_on(
     task = kit.submit("Explain tides", model="demo-bad-key")
     with pytest.raises(lt.TaskFailedError):
         await task
-    assert await store.retry(task.id) == (1, task.snapshot().cursor.seq + 1)
+    ended = task.snapshot().cursor
+    assert await store.retry(task.id) == (1, ended.seq + 1)
     # Before any delivery: whoever comes now waits, and a cancel finds a task that waits.
     elsewhere = kit.attach(task.id)
     assert elsewhere.status == "pending"

@@ -9,11 +9,14 @@ from upstash_redis import Redis
 
 import longtask_kit as lt
 from longtask_kit.log.keys import new_task_id, task_key
-from longtask_kit.log.record import Begun, Done, Late
+from longtask_kit.log.record import Begun, Done, Late, Settled
 from longtask_kit.log.store import Store
 from longtask_kit.log.waiting import sweep
+from longtask_kit.server.ending import MustWait
+from longtask_kit.server.limiter import wait_ending
 from longtask_kit.submit.queue import Queue
 from longtask_kit.submit.tasks import Tasks
+from tests.delivery import deliver
 from tests.serving import free_port
 from tests.wait import wait_until
 
@@ -106,6 +109,44 @@ async def test_its_message_that_comes_too_late_runs_nothing(store: Store, redis:
     by_hand = await store.begin(task_id, delivery_id="m2")
     assert isinstance(by_hand, Begun), "a dead letter sent again by hand"
     assert 0 < (by_hand.left_s or 0) <= 3600
+
+
+async def hand_on(store: Store, task_id: str) -> None:
+    """Have message `m1` begin a task and hand it on to `m2`."""
+    await store.set_message_id(task_id, "m1")
+
+    async def say(_: lt.TaskContext) -> AsyncIterator[str]:
+        yield "text"
+        raise MustWait(wait_ending(30))
+
+    answer = await deliver(store, task_id, {"openai": say}, delivery_id="m1")
+    assert answer.status_code == 500, "no queue took it here"
+    await store.set_message_id(task_id, "m2", handed="m1")
+
+
+async def test_one_that_was_handed_on_and_is_late_is_not_run_by_its_next_message(
+    store: Store, redis: Redis
+) -> None:
+    task_id = new_task_id()
+    await store.create(task_id, SPEC.to_wire())
+    await hand_on(store, task_id)
+    expire(redis, task_id)
+    ended = await store.settle(task_id, "failed", reason="x", code="timeout", only="late")
+    assert isinstance(ended, Settled)
+    assert await store.begin(task_id, delivery_id="m2") == Done("failed"), "nobody retried it"
+    assert isinstance(await store.begin(task_id, delivery_id="m3"), Begun), "by hand"
+
+
+async def test_one_that_was_handed_on_fails_when_its_next_message_does(store: Store) -> None:
+    task_id = new_task_id()
+    await store.create(task_id, SPEC.to_wire())
+    await hand_on(store, task_id)
+    old, new = [
+        await store.settle(task_id, "failed", reason="x", code="retries_exhausted", delivery_id=m)
+        for m in ("m1", "m2")
+    ]
+    assert old == Done("pending"), "a word about the message that handed it on"
+    assert isinstance(new, Settled), "else it would wait for ever"
 
 
 async def test_a_task_that_waits_is_not_lost_while_the_queue_has_its_message(

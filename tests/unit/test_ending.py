@@ -64,6 +64,22 @@ TASK_ID = "task_1q2w3e4r5t6z7u8i9o0p1a"
             ExceptionGroup("of a TaskGroup", [NonRetryableError("bad key", code="key")]),
             Ending(kind="fail", message="bad key", code="key"),
         ),
+        (
+            ExceptionGroup("of two tasks", [RetryableError("busy"), NonRetryableError("bad key")]),
+            Ending(kind="fail", message="bad key", code="error"),
+        ),
+        (
+            ExceptionGroup(
+                "of two tasks", [RetryableError(f"{n} s", retry_after_s=n) for n in (1.0, 7.0)]
+            ),
+            Ending(kind="retry", message="7.0 s", code="error", retry_after_s=7.0),
+        ),
+        (
+            ExceptionGroup(
+                "of two tasks", [RetryableError("busy"), ExceptionGroup("", [KeyError("a")])]
+            ),
+            Ending(kind="retry", message="The handler raised KeyError: 'a'", code="handler_error"),
+        ),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -1,8 +1,9 @@
 """What a handler may hand over beside text."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from fractions import Fraction
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,17 @@ from openai.types.responses import ResponseUsage
 
 from longtask_kit.errors import NonRetryableError
 from longtask_kit.log.events import Usage
-from longtask_kit.server.handlers import DataEvent, Delta, Outcome, Progress
+from longtask_kit.server.handlers import (
+    DataEvent,
+    Declaration,
+    Delta,
+    Handler,
+    Outcome,
+    Progress,
+    TaskContext,
+    find_declaration,
+    handler,
+)
 
 USAGE = Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3)
 COUNTS = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
@@ -56,6 +67,8 @@ def test_usage_keeps_its_details() -> None:
         lambda: Outcome(usage={}),
         lambda: Outcome(usage={"prompt_tokens": 1}),
         lambda: Outcome(usage={**COUNTS, "total_tokens": 1.5}),
+        lambda: Outcome(usage={**COUNTS, "prompt_tokens": -1}),
+        lambda: Outcome(usage={**COUNTS, "completion_tokens": 10**400}),  # no price can be told
         lambda: Outcome(usage=Usage(**{**COUNTS, "prompt_tokens": None})),  # type: ignore[arg-type]
         lambda: Outcome(finish_reason=0),  # type: ignore[arg-type]
         lambda: Outcome(finish_reason=b"stop"),  # type: ignore[arg-type]
@@ -72,6 +85,7 @@ def test_usage_keeps_its_details() -> None:
         lambda: Progress(None),  # type: ignore[arg-type]
         lambda: Progress(-1),
         lambda: Progress(float("nan")),
+        lambda: Progress(10**400),
         lambda: Progress(1, "2"),  # type: ignore[arg-type]
         lambda: Progress(1, message=None),  # type: ignore[arg-type]
     ],
@@ -97,3 +111,26 @@ def test_progress_takes_any_number(done: Any) -> None:  # noqa: ANN401
 
 def test_a_long_reason_is_cut() -> None:
     assert len(Outcome(finish_reason="x" * 1_000_000).finish_reason or "") == 100
+
+
+async def _count(context: TaskContext, step: int = 1) -> AsyncIterator[str]:
+    yield context.text * step
+
+
+class _Counter:
+    async def __call__(self, context: TaskContext) -> AsyncIterator[str]:
+        yield context.text
+
+
+declare: Any = handler(version="2", continues=True)
+_Counter.__call__ = declare(_Counter.__call__)  # type: ignore[method-assign]
+declare(_count)
+
+
+@pytest.mark.parametrize(
+    "function", [_count, partial(_count, step=2), _Counter(), _Counter().__call__]
+)
+def test_what_a_handler_declares_is_found_whatever_kind_of_callable_it_is(
+    function: Handler,
+) -> None:
+    assert find_declaration(function) == Declaration(version="2", continues=True)

@@ -11,8 +11,7 @@ if not status then return {'gone'} end
 -- when it was given up as lost and now its message comes after all. Whose publish failed was told
 -- that nothing will run, so a message that got through all the same does not count.
 local code = redis.call('HGET', KEYS[1], 'code')
-local last = redis.call('HGET', KEYS[1], 'delivery') or redis.call('HGET', KEYS[1], 'message_id')
-local is_other = last ~= ARGV[4]
+local is_other = last_message() ~= ARGV[4]
 local runs_again = status == 'failed' and (code == 'lost' or is_other and code ~= 'not_queued')
 if is_terminal(status) and not runs_again then return {'done', status} end
 -- This message has handed the task on, and came once more since its answer was lost.

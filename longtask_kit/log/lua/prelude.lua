@@ -52,3 +52,11 @@ end
 local function is_terminal(status)
   return status == 'completed' or status == 'failed' or status == 'cancelled'
 end
+
+-- The message that a task runs by or waits for; of one that was handed on, the next; nil: not known.
+local function last_message()
+  local delivery, message, handed =
+    unpack(redis.call('HMGET', KEYS[1], 'delivery', 'message_id', 'handed'))
+  if delivery and delivery ~= handed then return delivery end
+  return message or delivery or nil
+end

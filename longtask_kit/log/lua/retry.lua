@@ -11,7 +11,7 @@ if retried == ARGV[3] and not is_given_up then return {'waiting', at} end
 local is_parked = status == 'pending' and redis.call('HGET', KEYS[1], 'code') == 'budget'
 if status ~= 'failed' and status ~= 'cancelled' and not is_parked then return {'refused', status} end
 -- A late word about the message that failed must not end the new run.
-local former = redis.call('HGET', KEYS[1], 'delivery') or redis.call('HGET', KEYS[1], 'message_id')
+local former = last_message()
 redis.call('HSET', KEYS[1], 'status', 'pending', 'updated_ms', now, 'former', former or '',
            'since_ms', now)
 redis.call('HDEL', KEYS[1], 'error', 'code', 'cancel', 'delivery', 'message_id')

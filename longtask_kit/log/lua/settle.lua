@@ -10,8 +10,9 @@
 local status = redis.call('HGET', KEYS[1], 'status')
 if not status then return {'gone'} end
 if is_terminal(status) then return {'done', status} end
-local delivery = redis.call('HGET', KEYS[1], 'delivery')
-local is_old = delivery and delivery ~= ARGV[7] or redis.call('HGET', KEYS[1], 'former') == ARGV[7]
+local is_delivered = redis.call('HEXISTS', KEYS[1], 'delivery') == 1
+local is_old = is_delivered and last_message() ~= ARGV[7]
+               or redis.call('HGET', KEYS[1], 'former') == ARGV[7]
 if ARGV[7] ~= '' and is_old then return {'done', status} end
 
 -- Returns how long nothing has happened as far as anybody looked, ms: what lies between two looks
