@@ -117,7 +117,7 @@ async def hand_on(store: Store, task_id: str) -> None:
 
     async def say(_: lt.TaskContext) -> AsyncIterator[str]:
         yield "text"
-        raise MustWait(wait_ending(30))
+        raise MustWait(wait_ending(30, ""))
 
     answer = await deliver(store, task_id, {"openai": say}, delivery_id="m1")
     assert answer.status_code == 500, "no queue took it here"
