@@ -67,6 +67,11 @@ def tell(text: str, *, err: bool = False, style: str = "") -> None:
     console.print(Text(make_printable(text), style=style), soft_wrap=not console.is_terminal)
 
 
+def tell_error(exc: Exception) -> None:
+    """Print an error as the one that ends a command, where others are still to come."""
+    tell(f"{type(exc).__name__}: {exc}", err=True)
+
+
 class ToldStream(io.TextIOBase):
     """Standard error for what is written as whole lines, or over a line: broken between words."""
 
