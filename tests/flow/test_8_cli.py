@@ -172,6 +172,14 @@ def test_a_stream_that_the_caller_has_closed_is_as_if_nobody_read_it(
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
 
 
+def test_an_interrupt_while_the_command_loads_is_no_traceback(tmp_path: Path) -> None:
+    # What it loads first sends the signal, so that it comes while it loads.
+    (tmp_path / "typer.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    root = str(Path(longtask_kit.__file__).parents[1])
+    done = spawn("ls", PYTHONPATH=os.pathsep.join([str(tmp_path), root]))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that Linux has")
 def test_output_that_finds_no_room_is_one_line(environment: dict[str, str]) -> None:
     with open("/dev/full", "w") as full:
