@@ -280,10 +280,18 @@ def _are_objects(value: Any) -> bool:  # noqa: ANN401
     return isinstance(value, list) and all(isinstance(one, dict) for one in value)
 
 
+def _are_messages(value: Any) -> bool:  # noqa: ANN401
+    return _are_objects(value) and all(_is_content(one.get("content")) for one in value)
+
+
+def _is_content(value: Any) -> bool:  # noqa: ANN401
+    return value is None or isinstance(value, str) or _are_objects(value)
+
+
 _LINE: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("model", "prompt", "system", "recorded"), _is_text),
     **dict.fromkeys(("max_tokens", "sample"), _is_count),
-    "messages": _are_objects,
+    "messages": _are_messages,
     "temperature": lambda value: type(value) in (int, float),
     "params": lambda value: isinstance(value, dict),
     "attempts": lambda value: _are_objects(value) and bool(value),

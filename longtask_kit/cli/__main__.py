@@ -1,5 +1,18 @@
-"""`python -m longtask_kit.cli`: the `longtask` command."""
+"""The `longtask` command, also as `python -m longtask_kit.cli`."""
 
-from longtask_kit.cli.main import main
+import sys
 
-main()
+
+def main() -> None:
+    """Load the command and run it; Ctrl-C is exit code 130, also while it loads."""
+    try:
+        from longtask_kit.cli.main import main as run
+
+        run()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -7,15 +7,15 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from longtask_kit.cassettes import Cassette, merge
-from longtask_kit.cli.console import JsonOption, OwnConsole, tell
+from longtask_kit.cli.console import JsonOption, OwnConsole, tell, tell_error
+from longtask_kit.cli.notebook_file import read_notebook
 from longtask_kit.cli.spelled import find_asked
+from longtask_kit.cli.table import print_table
 from longtask_kit.client.cassette import find_file, load_cassette, replace_cassette
 from longtask_kit.errors import ConfigError
 from longtask_kit.log.text import make_printable
@@ -39,8 +39,14 @@ _NAMED = re.compile(r"""(?:replay\s*=|record\(|save_cassette\()\s*["']([^"'\n]+)
 @cassette_app.command()
 def show(files: _Files, *, as_json: JsonOption = False) -> None:
     """List what is in cassettes, a line an answer."""
+    is_unread = False
     for path in map(find_file, files):
-        cassette = load_cassette(path)
+        try:
+            cassette = load_cassette(path)
+        except ConfigError as exc:
+            tell_error(exc)
+            is_unread = True
+            continue
         answers = sorted(cassette.answers.values(), key=lambda answer: answer.line)
         if as_json:
             for answer in answers:
@@ -49,12 +55,12 @@ def show(files: _Files, *, as_json: JsonOption = False) -> None:
             continue
         _print_table(path, cassette, answers)
         _tell_damage(path, cassette)
+    if is_unread:
+        raise typer.Exit(1)
 
 
 def _print_table(path: Path, cassette: Cassette, answers: Sequence[Answer]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("line", "recorded", "model", "sample", "attempts", "tokens", "prompt"):
-        table.add_column(name, overflow="fold", no_wrap=name != "prompt")
+    rows = []
     for answer in answers:
         question, last = answer.question, answer.attempts[-1]
         failed = f" ({last.get('code') or 'failed'})" if "error" in last else ""
@@ -67,8 +73,9 @@ def _print_table(path: Path, cassette: Cassette, answers: Sequence[Answer]) -> N
             str(last.get("usage", {}).get("out", last.get("deltas", 0))),
             _shorten(_find_prompt(answer)),
         )
-        table.add_row(*(Text(make_printable(cell)) for cell in cells))
-    OwnConsole().print(table)
+        rows.append([make_printable(" ".join(cell.split())) for cell in cells])
+    names = ("line", "recorded", "model", "sample", "attempts", "tokens", "prompt")
+    print_table(OwnConsole(highlight=False), names, rows)
     size_kb = path.stat().st_size / 1000
     tell(
         f"{path.name}: {_count(len(answers), 'answer')}, {size_kb:,.0f} kB, "
@@ -94,11 +101,13 @@ def check(
     notebooks, given = _sort_files(files)
     faults = 0
     for path in given:
-        cassette = load_cassette(path)
+        cassette = load_cassette(path)  # else nobody knows what notebooks miss
         faults += _tell_damage(path, cassette)
         sys.stdout.write(f"{path.name}: {_count(len(cassette.answers), 'answer')}\n")
-    asked = {notebook: given or _find_named(notebook) for notebook in notebooks}
-    found = _run(asked) if replay else {n: _look_for_misses(n, asked[n]) for n in notebooks}
+    if replay:
+        found = _run({notebook: given or _find_named(notebook) for notebook in notebooks})
+    else:
+        found = {notebook: _look_for_misses(notebook, given) for notebook in notebooks}
     for notebook, misses in found.items():
         for miss in misses:
             tell(f"{notebook.name}: {miss}")
@@ -194,23 +203,28 @@ def _run(asked: Mapping[Path, Sequence[Path]]) -> dict[Path, list[str]]:
             raise ConfigError(f"{mine[0].name} is run with one cassette: join them, or name one.")
         with open_replay(cassettes[0]) as run:
             for notebook in mine:
-                seen = run(notebook)
-                found[notebook] = [*seen.misses, *seen.errors]
+                try:
+                    seen = run(notebook)
+                except ConfigError as exc:  # the other notebooks are no worse for it
+                    found[notebook] = [str(exc)]
+                else:
+                    found[notebook] = [*seen.misses, *seen.errors]
     return found
 
 
-def _look_for_misses(notebook: Path, cassettes: Sequence[Path]) -> list[str]:
+def _look_for_misses(notebook: Path, given: Sequence[Path]) -> list[str]:
     """Return the prompts that a notebook spells out and no cassette has been asked."""
-    recorded = {
-        text
-        for path in cassettes
-        for answer in load_cassette(path).answers.values()
-        for text in _list_texts(answer)
-    }
+    try:
+        asked = find_asked(read_notebook(notebook)[0])
+        cassettes = [load_cassette(path) for path in given or _find_named(notebook)]
+    except ConfigError as exc:  # other notebooks are no worse for it
+        return [str(exc)]
+    answers = [answer for cassette in cassettes for answer in cassette.answers.values()]
+    recorded = {text for answer in answers for text in _list_texts(answer)}
     return [
-        f"cell {asked.cell} asks what is not recorded: {_shorten(asked.prompt)}"
-        for asked in find_asked(_read_notebook(notebook))
-        if asked.prompt not in recorded
+        f"cell {one.cell} asks what is not recorded: {_shorten(one.prompt)}"
+        for one in asked
+        if one.prompt not in recorded
     ]
 
 
@@ -238,7 +252,7 @@ def _find_named(notebook: Path) -> list[Path]:
     """
     if named := os.environ.get("LONGTASK_REPLAY"):
         return [find_file(named)]
-    cells = _read_notebook(notebook).get("cells", ())
+    cells = read_notebook(notebook)[0]["cells"]
     names = [name for cell in cells for name in _NAMED.findall("".join(cell.get("source", "")))]
     if not names:
         raise ConfigError(
@@ -246,16 +260,6 @@ def _find_named(notebook: Path) -> list[Path]:
             f"longtask cassette check answers.jsonl {notebook.name}"
         )
     return [find_file(notebook.parent / name) for name in dict.fromkeys(names)]
-
-
-def _read_notebook(path: Path) -> dict[str, Any]:
-    try:
-        notebook = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as exc:
-        raise ConfigError(f"{path.name} can't be read as a notebook: {exc}.") from exc
-    if not isinstance(notebook, dict):
-        raise ConfigError(f"{path.name} is no notebook.")
-    return notebook
 
 
 def _tell_damage(path: Path, cassette: Cassette) -> int:

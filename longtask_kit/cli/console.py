@@ -67,6 +67,11 @@ def tell(text: str, *, err: bool = False, style: str = "") -> None:
     console.print(Text(make_printable(text), style=style), soft_wrap=not console.is_terminal)
 
 
+def tell_error(exc: Exception) -> None:
+    """Print an error as the one that ends a command, where others are still to come."""
+    tell(f"{type(exc).__name__}: {exc}", err=True)
+
+
 class ToldStream(io.TextIOBase):
     """Standard error for what is written as whole lines, or over a line: broken between words."""
 
@@ -94,9 +99,26 @@ def leave(message: str, *commands: str, code: int) -> NoReturn:
 
 def leave_closed_pipe() -> NoReturn:
     """End the command as one whose reader has seen enough."""
+    _drop_output()
+    sys.exit(_PIPE_CLOSED)
+
+
+def leave_full(exc: OSError) -> NoReturn:
+    """End the command as one whose output finds no room."""
+    _drop_output()
+    leave(f"What this printed could not be written: {exc.strerror}.", code=1)
+
+
+def _drop_output() -> None:
     # What is still in the buffer has to go somewhere: the interpreter flushes when it ends.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(_PIPE_CLOSED)
+
+
+def open_closed_streams() -> None:
+    """Have standard streams where a caller has closed them, before a socket gets their number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - stays
 
 
 def connect_quietly(

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from longtask_kit.cli.console import connect_quietly, tell
+from longtask_kit.cli.console import connect_quietly, tell, tell_error
+from longtask_kit.cli.notebook_file import read_notebook
 from longtask_kit.cli.saved_parts import Part, join_lines, list_parts
 from longtask_kit.cli.spelled import list_texts
 from longtask_kit.errors import ConfigError, LongTaskError
@@ -73,7 +74,12 @@ def fill(
     can_fill, is_stuck = False, False
     with connect_quietly() as kit:
         for path in notebooks:
-            lines, filled, failed = fill_notebook(path, kit, check=check)
+            try:
+                lines, filled, failed = fill_notebook(path, kit, check=check)
+            except ConfigError as exc:  # the other notebooks are no worse for it
+                tell_error(exc)
+                is_stuck = True
+                continue
             for line in lines or [f"{path}: complete"]:
                 tell(line)
             can_fill, is_stuck = can_fill or filled, is_stuck or failed
@@ -135,7 +141,7 @@ def fill_notebook(path: Path, kit: Kit, *, check: bool) -> tuple[list[str], bool
     Raises:
         ConfigError: It is no notebook, or can't be read or written.
     """
-    notebook, is_closed_by_newline = _read(path)
+    notebook, text = read_notebook(path)
     saved = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     lines, has_filled, has_failed = [], False, False
     for found in find_outputs(notebook):
@@ -154,7 +160,7 @@ def fill_notebook(path: Path, kit: Kit, *, check: bool) -> tuple[list[str], bool
         lines.append(f"{where}: {verb} filled from {now.source}")
         found.part.write(now.bundle, now.note)
     if has_filled and not check:
-        _write(path, notebook, "\n" if is_closed_by_newline else "")
+        _write(path, notebook, "\n" if text.endswith("\n") else "")
     return lines, has_filled, has_failed
 
 
@@ -213,17 +219,6 @@ def _find_id(text: str) -> str:
     """Return the one task that a text names; empty if none or several."""
     ids = set(_ID.findall(text))
     return ids.pop() if len(ids) == 1 else ""
-
-
-def _read(path: Path) -> tuple[dict[str, Any], bool]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        notebook = json.loads(text)
-    except (OSError, ValueError) as exc:
-        raise ConfigError(f"{path} can't be read as a notebook: {exc}") from exc
-    if not isinstance(notebook, dict) or not isinstance(notebook.get("cells"), list):
-        raise ConfigError(f"{path} is no notebook of format 4: it has no list of cells.")
-    return notebook, text.endswith("\n")
 
 
 def _write(path: Path, notebook: dict[str, Any], end: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sys
 import threading
@@ -18,7 +19,15 @@ from longtask_kit import __version__
 from longtask_kit.cli import archive, groups, run, tasks
 from longtask_kit.cli.bench import BENCH_HELP, bench
 from longtask_kit.cli.cassette import cassette_app
-from longtask_kit.cli.console import INTERRUPTED, OwnConsole, leave, leave_closed_pipe, tell
+from longtask_kit.cli.console import (
+    INTERRUPTED,
+    OwnConsole,
+    leave,
+    leave_closed_pipe,
+    leave_full,
+    open_closed_streams,
+    tell,
+)
 from longtask_kit.cli.fill import fill
 from longtask_kit.cli.keys import keys_app
 from longtask_kit.cli.model import model_app
@@ -28,6 +37,8 @@ from longtask_kit.cli.watch import watch
 from longtask_kit.client.terminal import take_any_text
 from longtask_kit.errors import ConfigError, LongTaskError
 from longtask_kit.log.text import make_printable
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # the last: a terminal that is gone
 
 
 class _Commands(TyperGroup):
@@ -92,8 +103,18 @@ def _read_common_options(
 
 def main() -> None:
     """Run the command; errors of ours are one line, Ctrl-C is exit code 130, never a traceback."""
+    open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         take_any_text(stream)
+    try:
+        _run()
+    except OSError as exc:
+        if exc.errno not in _FULL:
+            raise
+        leave_full(exc)
+
+
+def _run() -> None:
     try:
         app()
     except LongTaskError as exc:

@@ -82,10 +82,16 @@ def _read_csv(path: Path, text: str) -> list[Any]:
         rows = list(reader)
     except csv.Error as exc:
         raise SubmitError(f"{path}, line {reader.line_num} is no CSV: {exc}.") from exc
+    names = list(reader.fieldnames or ())
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise SubmitError(
+            f"{path}: two fields are called {twice[0]!r:.80}, and a row holds one: rename one."
+        )
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
-            wanted = len(reader.fieldnames or ())
-            raise SubmitError(f"{path}: row {number} has not the {wanted} fields of the first one.")
+            raise SubmitError(
+                f"{path}: row {number} has not the {len(names)} fields of the first one."
+            )
     return list(rows)
 
 

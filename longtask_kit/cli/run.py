@@ -106,12 +106,15 @@ def run(
 
 def _read_input() -> str:
     try:
-        return sys.stdin.read()
-    except UnicodeDecodeError as exc:
+        text = sys.stdin.read()
+        text.encode()  # in the C locale each byte that is no text is half a surrogate pair
+    except (UnicodeDecodeError, UnicodeEncodeError) as exc:
+        place = "byte" if isinstance(exc, UnicodeDecodeError) else "character"
         raise SubmitError(
-            f"Standard input is not {sys.stdin.encoding} ({exc.reason} at byte {exc.start}): "
+            f"Standard input is not {sys.stdin.encoding} ({exc.reason} at {place} {exc.start}): "
             "convert it, or name its encoding in PYTHONIOENCODING."
         ) from exc
+    return text.removeprefix("\ufeff")  # a mark, as files may have it, is no part of a prompt
 
 
 def tail(task_id: TaskArgument, *, as_json: JsonOption = False) -> None:

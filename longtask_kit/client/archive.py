@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from longtask_kit.client.archive_file import open_archive
 from longtask_kit.client.frame import make_plain, write_table
-from longtask_kit.errors import ConfigError, StreamExpiredError
+from longtask_kit.errors import ConfigError, StreamExpiredError, SubmitError
 from longtask_kit.log.archive import Archived
 from longtask_kit.log.keys import is_group_id, is_task_id
 from longtask_kit.log.subscribe import follow
@@ -162,4 +162,9 @@ def _check(path: Path, tasks: Sequence[Archived], groups: Sequence[GroupRecord])
     if wrong:
         raise ConfigError(f"{str(path)!r} holds {str(wrong[0])[:80]!r}, which is no id.")
     for task in tasks:
-        TaskSpec.from_wire(task.wire)
+        try:
+            TaskSpec.from_wire(task.wire)
+        except SubmitError as exc:
+            raise ConfigError(
+                f"{str(path)!r} holds {task.task_id}, which nobody asks: {exc}"
+            ) from exc

@@ -170,6 +170,9 @@ class ArchiveFile:
                 "SELECT task_id FROM group_rows WHERE group_id = ? ORDER BY position", (group_id,)
             )
             time, known = datetime.fromisoformat(created), json.loads(options)
+            _expect(isinstance(name, str), "groups.name", name)
+            _expect(isinstance(known, dict), "groups.options_json", known)
+            _expect(isinstance(known.get("votes", {}), dict), "votes", known.get("votes"))
             groups.append(
                 GroupRecord(
                     group_id=group_id,
@@ -204,11 +207,15 @@ class ArchiveFile:
             (row["task_id"],),
         )
         usage = row["usage_json"]
+        request, data, calls = (
+            json.loads(row[f"{name}_json"]) for name in ("request", "data", "tool_calls")
+        )
+        _check_task(row, request, data, calls)
         return Archived(
             **{name: row[name] for name in _PLAIN},
-            wire=_join_wire(json.loads(row["request_json"]), [json.loads(m[0]) for m in messages]),
-            tool_calls=json.loads(row["tool_calls_json"]),
-            data=json.loads(row["data_json"]),
+            wire=_join_wire(request, [json.loads(m[0]) for m in messages]),
+            tool_calls=calls,
+            data=data,
             tokens=row["deltas"],
             usage=None if usage is None else Usage.from_wire(json.loads(usage)),
             created=datetime.fromisoformat(row["created_at"]),
@@ -220,6 +227,25 @@ class ArchiveFile:
         """Return how many tasks it holds."""
         [count] = self._db.execute("SELECT count(*) FROM tasks").fetchone()
         return int(count)
+
+
+def _check_task(row: dict[str, Any], request: Any, data: Any, calls: Any) -> None:  # noqa: ANN401
+    """Refuse what SQLite takes into any column: in the store, each list would fail for it."""
+    for name in ("task_id", "model", "endpoint", "answer", "reasoning", "refusal"):
+        _expect(isinstance(row[name], str), f"tasks.{name}", row[name])
+    for name in ("finish_reason", "error", "code"):
+        _expect(isinstance(row[name], str | None), f"tasks.{name}", row[name])
+    for name in ("attempt", "sample", "deltas"):
+        _expect(type(row[name]) is int and row[name] >= 0, f"tasks.{name}", row[name])
+    _expect(isinstance(request, dict), "tasks.request_json", request)
+    _expect(isinstance(data, dict), "tasks.data_json", data)
+    are_calls = isinstance(calls, list) and all(isinstance(call, dict) for call in calls)
+    _expect(are_calls, "tasks.tool_calls_json", calls)
+
+
+def _expect(is_right: bool, place: str, value: object) -> None:
+    if not is_right:
+        raise ValueError(f"{place} can't be {value!r:.60}")
 
 
 def _split_wire(wire: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -263,6 +289,10 @@ def _read_event(
     attempt: int, seq: int, time: str, type_: str, data: str, more_json: str
 ) -> TaskEvent:
     more = json.loads(more_json)
+    for name, value in (("attempt", attempt), ("seq", seq)):
+        _expect(type(value) is int and value >= 0, f"events.{name}", value)
+    for name, text in (("type", type_), ("data", data)):
+        _expect(isinstance(text, str), f"events.{name}", text)
     usage, arrived = more.pop("usage", None), more.pop("arrived", None)
     if prompts := more.get("prompts"):
         more["prompts"] = {int(number): count for number, count in prompts.items()}

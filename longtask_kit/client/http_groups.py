@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from longtask_kit.errors import ConfigError, StoreError, SubmitError
 from longtask_kit.log.changes import Change
 from longtask_kit.log.groups import GroupRecord
+from longtask_kit.log.keys import is_group_id
 from longtask_kit.log.record import TaskRecord
 from longtask_kit.submit.asked import DEFAULT_TTL_S, Mapped, split
+from longtask_kit.submit.groups import no_group
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -61,6 +63,8 @@ class HttpGroups:
 
     async def read(self, group_id: str) -> GroupRecord:
         """See `GroupBackend`."""
+        if not is_group_id(group_id):  # it may be no part of a path
+            raise no_group(group_id)
         answer = await self._call("GET", f"/api/groups/{group_id}", holds="groupId")
         return GroupRecord.from_wire(answer)
 

@@ -144,11 +144,7 @@ class Groups:
         """
         group = await self.store.groups.read(group_id) if is_group_id(group_id) else None
         if group is None:
-            raise StreamExpiredError(
-                f"No group {group_id[:80]!r}: expected an id of `kit.map()`'s or `kit.groups()`'. "
-                "It outlived its time to live, or was never here; map its rows again.",
-                task_id="",
-            )
+            raise no_group(group_id)
         return group
 
     async def list_groups(self, *, limit: int) -> list[GroupRecord]:
@@ -387,3 +383,12 @@ def _name_all(
         )
         for i, spec in enumerate(specs)
     ]
+
+
+def no_group(group_id: str) -> StreamExpiredError:
+    """Return the error of an id that no group has, or none can have."""
+    return StreamExpiredError(
+        f"No group {group_id[:80]!r}: expected an id of `kit.map()`'s or `kit.groups()`'. "
+        "It outlived its time to live, or was never here; map its rows again.",
+        task_id="",
+    )

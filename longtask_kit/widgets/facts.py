@@ -184,13 +184,15 @@ def name_unit(facts: Mapping[str, Any]) -> str:
 
 
 def format_duration(ms: float) -> str:
-    """Write 850 ms, 3.2 s, 1 min 05 s."""
+    """Write 850 ms, 3.2 s, 1 min 05 s, 2 h 05 min."""
     if ms < 999.5:
         return f"{_round(ms)} ms"
     if ms < 59_950:
         return f"{_round(ms / 100) / 10:.1f} s"
-    seconds = int(ms / 1000 + 0.05)
-    return f"{seconds // 60} min {seconds % 60:02d} s"
+    minutes, seconds = divmod(int(ms / 1000 + 0.05), 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def count_rate(facts: Mapping[str, Any]) -> float | None:

@@ -135,11 +135,13 @@ def _find_step_s(least_s: float) -> float:
 
 
 def format_tick(at_s: float) -> str:
-    """Write 0, 250 ms, 1.5 s, 2 min."""
+    """Write 0, 250 ms, 1.5 s, 2 min, 3 h."""
     if at_s == 0:
         return "0"
     if at_s < 1:
         return f"{at_s * 1000:.0f} ms"
     if at_s < 120:
         return f"{at_s:.10g} s" if at_s < 10 else f"{at_s:.0f} s"
+    if at_s >= 3600:
+        return f"{at_s / 3600:.0f} h" if at_s % 3600 == 0 else format_duration(at_s * 1000)
     return f"{at_s / 60:.0f} min" if at_s % 60 == 0 else format_duration(at_s * 1000)

@@ -274,6 +274,36 @@ def test_a_frame_without_a_header_goes_into_an_archive(kit: lt.Kit, tmp_path: Pa
     assert json.loads(told) == {"0": "a", "1": "b", "more": "c"}
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("UPDATE tasks SET attempt = 'many'", "tasks.attempt can't be 'many'"),
+        ("UPDATE tasks SET sample = -1", "tasks.sample can't be -1"),
+        ("UPDATE tasks SET answer = x'ff00'", "tasks.answer can't be b'"),
+        ("UPDATE tasks SET tool_calls_json = '{}'", "tasks.tool_calls_json can't be {}"),
+        ("UPDATE tasks SET request_json = '[1]'", r"tasks.request_json can't be \[1\]"),
+        ("UPDATE events SET seq = 'x' || seq", "events.seq can't be 'x"),
+        ("UPDATE groups SET options_json = '[]'", r"groups.options_json can't be \[\]"),
+        ('UPDATE messages SET message_json = \'{"role": "user", "content": [1]}\'', "nobody asks"),
+    ],
+)
+def test_what_an_archives_columns_can_not_hold_does_not_get_into_the_store(
+    kit: lt.Kit, tmp_path: Path, change: str, told: str
+) -> None:
+    group = ask(kit, [f"odd columns {told}"])
+    group.results(30)
+    kit.export_archive(tmp_path / "runs.db", group, events=True)
+    [task] = group.tasks
+    assert task is not None
+    task.delete()
+    with contextlib.closing(sqlite3.connect(tmp_path / "runs.db")) as db, db:
+        db.execute(change)
+    with pytest.raises(lt.ConfigError, match=told):
+        kit.import_archive(tmp_path / "runs.db")
+    with pytest.raises(lt.StreamExpiredError):
+        kit.attach(task.id)
+
+
 def test_what_is_no_archive_is_told(kit: lt.Kit, tmp_path: Path) -> None:
     with pytest.raises(lt.ConfigError, match="There is no file"):
         kit.import_archive(tmp_path / "none.db")

@@ -85,6 +85,37 @@ def test_show_says_what_is_in_it(file: Path) -> None:
     assert [json.loads(line)["line"] for line in lines] == [1, 2]
 
 
+def test_show_shortens_nothing_but_a_prompt_where_it_is_narrow(file: Path) -> None:
+    record(file, "Why is the sky blue, and for how long?", model="a-model-with-a-long-name")
+    shown = longtask("cassette", "show", str(file), COLUMNS="40").stdout
+    assert all(whole in shown for whole in ("2026-11-28", "a-model-with-a-long-name", "Why is the"))
+    assert all(len(line) <= 40 for line in shown.splitlines()[:-1])
+
+
+def test_a_line_whose_content_is_neither_text_nor_parts_is_damaged(file: Path) -> None:
+    record(file, "one", "two")
+    wire = json.loads(file.read_text().splitlines()[1])
+    wire["messages"] = [{"role": "user", "content": [wire.pop("prompt")]}]
+    file.write_text(f"{file.read_text().splitlines()[0]}\n{json.dumps(wire)}\n")
+    shown = longtask("cassette", "show", str(file))
+    assert shown.returncode == 0
+    assert "one" in shown.stdout
+    assert "line 2 is damaged, messages can't be" in shown.stdout
+    assert longtask("cassette", "check", str(file)).returncode == 1
+
+
+def test_half_a_sign_that_an_edited_line_holds_is_replayed_as_what_stands_for_it(
+    file: Path,
+) -> None:
+    record(file, "one", text="half \ud83d")
+    replayed = ("--replay", str(file), "--model", "m")
+    told = longtask("run", "one", *replayed, LONGTASK_REPLAY_SPEED="0")
+    assert (told.returncode, told.stdout) == (0, "half \ufffd\n")
+    record(file, "o\ud83dne")
+    told = longtask("run", "other", *replayed, LONGTASK_REPLAY_SPEED="0")
+    assert "holds no answer to this" in told.stderr.replace("\n", " ")
+
+
 def test_check_tells_damage_and_what_a_notebook_spells_out_and_misses(file: Path) -> None:
     record(file, "one", "two")
     notebook = write_notebook(
@@ -103,6 +134,20 @@ def test_check_tells_damage_and_what_a_notebook_spells_out_and_misses(file: Path
     assert longtask("cassette", "check", str(notebook), str(file)).returncode == 0
     file.write_text(file.read_text() + "{\n")
     assert longtask("cassette", "check", str(file)).returncode == 1
+
+
+def test_a_file_that_can_not_be_read_keeps_no_other_from_being_shown_or_checked(file: Path) -> None:
+    record(file, "one")
+    shown = longtask("cassette", "show", "missing.jsonl", str(file))
+    assert (shown.returncode, "one" in shown.stdout) == (1, True)
+    assert "ConfigError: 'missing.jsonl' can't be read as a cassette" in shown.stderr
+    torn = file.parent / "torn.ipynb"
+    torn.write_text('{"cells": [{"cell_type": "code", "source": 5}]}')
+    whole = write_notebook(file.parent / "whole.ipynb", 'kit.submit("two")')
+    checked = longtask("cassette", "check", str(file), str(torn), str(whole))
+    assert checked.returncode == 1
+    assert f"{torn} is no notebook of format 4: in cell 1, the source is no text" in checked.stdout
+    assert "whole.ipynb: cell 1 asks what is not recorded: two" in checked.stdout
 
 
 def test_merge_joins_and_the_later_file_wins(file: Path) -> None:

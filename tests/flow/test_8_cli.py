@@ -11,6 +11,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -138,6 +139,62 @@ def test_input_that_is_not_in_its_encoding_is_one_line(environment: dict[str, st
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("SubmitError: Standard input is not ascii (")
     assert "PYTHONIOENCODING" in done.stderr
+
+
+def test_bytes_that_are_no_text_are_told_in_a_locale_that_lets_them_through() -> None:
+    done = longtask("run", "-", stdin="caf\udce9")
+    assert done.returncode == 1
+    assert done.stderr.startswith("SubmitError: Standard input is not ")
+    assert "at character 3): convert it" in done.stderr.replace("\n", " ")
+
+
+def test_the_mark_before_a_text_is_no_part_of_a_prompt(
+    environment: dict[str, str], kit: lt.Kit
+) -> None:
+    done = longtask(
+        "run", "-", "--no-wait", "--model", "demo-fast", stdin="\ufeffHi", **environment
+    )
+    assert kit.attach(done.stdout.strip()).prompt == "Hi"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_the_caller_has_closed_is_as_if_nobody_read_it(
+    environment: dict[str, str], closed: str
+) -> None:
+    command = shlex.join([*LONGTASK, "run", "Hi", "--model", "demo-fast", "--max-tokens", "3"])
+    done = subprocess.run(
+        ["sh", "-c", f"{command} {closed}"],  # noqa: S607 - the shell's own
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | environment,
+        check=False,
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+
+
+def test_an_interrupt_while_the_command_loads_is_no_traceback(tmp_path: Path) -> None:
+    # What it loads first sends the signal, so that it comes while it loads.
+    (tmp_path / "typer.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    root = str(Path(longtask_kit.__file__).parents[1])
+    done = spawn("ls", PYTHONPATH=os.pathsep.join([str(tmp_path), root]))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that Linux has")
+def test_output_that_finds_no_room_is_one_line(environment: dict[str, str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*LONGTASK, "status"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            env=os.environ | environment,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "What this printed could not be written: No space left on device.\n"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])

@@ -292,3 +292,34 @@ def test_what_cant_be_filled_is_told_with_its_cure(
     told = longtask("fill", str(bad), **environment)
     assert told.returncode == 1
     assert "is no notebook" in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[" * 100_000, "can't be read as a notebook"),
+        ('{"cells": [7]}', "in cell 1, expected an object, found int"),
+        ('{"cells": [{"cell_type": "code", "source": ["x", 1]}]}', "the source is no text"),
+        ('{"cells": [{"cell_type": "code", "outputs": 7}]}', "the outputs are no list"),
+        ('{"cells": [{"cell_type": "code", "outputs": [null]}]}', "an output is no object"),
+        ('{"cells": [{"cell_type": "code", "outputs": [{"data": null}]}]}', "an output is no"),
+        (
+            '{"cells": [{"cell_type": "code", "outputs": [{"data": {"text/plain": 7}}]}]}',
+            "an output's text is none",
+        ),
+    ],
+)
+def test_a_notebook_that_can_not_be_read_is_told_and_the_others_are_filled(
+    text: str, told: str, kit: lt.Kit, environment: dict[str, str], tmp_path: Path
+) -> None:
+    task = kit.submit("Explain tides", model="demo-fast")
+    answer = task.result(30)
+    bad = tmp_path / "bad.ipynb"
+    bad.write_text(text)
+    good = write(tmp_path / "good.ipynb", make_cell("x", "half", metadata=named(task.id)))
+    done = longtask("fill", str(bad), str(tmp_path / "missing.ipynb"), str(good), **environment)
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert "missing.ipynb can't be read" in done.stderr
+    assert read_data(good)["text/plain"] == answer
+    assert bad.read_text() == text

@@ -482,6 +482,17 @@ def test_what_is_no_group_is_told(kit: lt.Kit) -> None:
         kit.groups(limit=0)
 
 
+@pytest.mark.parametrize("odd", ["\ud800", "../tasks", "group_12345678?x=1", "", "group_\n"])
+def test_over_http_what_can_be_no_groups_id_is_told_as_that(kit: lt.Kit, odd: str) -> None:
+    app = lt.create_app(kit.settings)
+    with (
+        serve(app) as url,
+        lt.connect(url, quiet=True) as friend,
+        pytest.raises(lt.StreamExpiredError, match="No group"),
+    ):
+        friend.attach_group(odd)
+
+
 def test_rows_of_a_group_that_is_deleted_are_told(kit: lt.Kit) -> None:
     group = ask(kit, ["gone a", "gone b"])
     group.results(30)

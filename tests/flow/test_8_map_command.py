@@ -185,6 +185,7 @@ def test_who_leaves_is_told_how_to_come_back_and_nothing_is_lost(
         ("a.xlsx", "", "expected a file that ends in .jsonl, .csv, .txt, .parquet"),
         ("a.jsonl", '{"topic": 1}\n{"topic"', "line 2 is no JSON"),
         ("a.csv", "topic,b\n1,2,3\n", "row 2 has not the 2 fields"),
+        ("a.csv", "topic,topic\n1,2\n", "two fields are called 'topic'"),
         ("a.jsonl", '{"other": 1}\n', "asks for {topic}; the row's fields are other"),
         ("a.jsonl", "", "There are no rows"),
         ("a.txt", None, "can't be read as UTF-8 text"),

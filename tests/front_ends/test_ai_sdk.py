@@ -160,6 +160,15 @@ def test_a_chats_id_leads_to_its_latest_answer(page: Page) -> None:
     assert page.resume(ai_sdk="seven").status_code == 400
 
 
+def test_a_chats_id_has_as_many_characters_in_any_script(page: Page) -> None:
+    page.chat = f"语{time.time()}".ljust(400, "语")
+    first = page.ask("Hi", "m" * 500)
+    assert page.ask("Hi", "m" * 500).task_id == first.task_id
+    edited = page.ask("Ho", "m" * 500, messageId="m" * 500)
+    assert edited.task_id != first.task_id
+    assert page.resume().headers["x-workflow-run-id"] == edited.task_id
+
+
 def test_nothing_to_resume_is_told_in_each_transports_way(page: Page) -> None:
     assert page.resume("a/chat?").status_code == 204
     for index in (0, 7, -5):

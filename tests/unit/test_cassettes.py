@@ -153,6 +153,8 @@ def test_lines_are_sorted_whatever_the_order_of_their_tasks() -> None:
         '{"model":"m","prompt":"x","recorded":"","attempts":[{"pace":["soon"]}]}',
         '{"model":7,"prompt":"x","recorded":"","attempts":[{}]}',
         '{"model":"m","messages":["x"],"recorded":"","attempts":[{}]}',
+        '{"model":"m","messages":[{"content":["x"]}],"recorded":"","attempts":[{}]}',
+        '{"model":"m","messages":[{"content":7}],"recorded":"","attempts":[{}]}',
         '{"model":"m","prompt":"x","messages":[],"recorded":"","attempts":[{}]}',
         '{"model":"m","prompt":"x","recorded":"","attempts":[{"usage":{"in":"few"}}]}',
         '{"model":"m","prompt":"x","recorded":"","attempts":[{"tool_calls":["x"]}]}',

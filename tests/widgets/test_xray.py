@@ -69,6 +69,13 @@ def test_every_axis_has_a_few_round_marks(total_s: float) -> None:
     assert [tick.place for tick in ticks] == sorted(tick.place for tick in ticks)
 
 
+def test_an_axis_of_hours_is_told_in_hours() -> None:
+    words = [tick.word for tick in make_scale(200_000, []).list_ticks()]
+    assert words == ["0", "10 h", "20 h", "30 h", "40 h", "50 h"]
+    words = [tick.word for tick in make_scale(10_000, []).list_ticks()]
+    assert words == ["0", "30 min", "1 h", "1 h 30 min", "2 h", "2 h 30 min"]
+
+
 def test_the_time_from_an_end_until_a_retry_by_hand_is_cut_short() -> None:
     day = 86_400.0
     failed = [SUBMIT, *BEGIN, SAID[0], at(4, "error", "refused", code="x")]

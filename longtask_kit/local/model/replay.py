@@ -270,4 +270,6 @@ def _chunk(model: str, delta: dict[str, Any] | None, finish: str | None = None) 
 
 
 def _frame(data: Mapping[str, Any]) -> str:
-    return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    # Half a surrogate pair, which a line may hold, stays the escape that it is there.
+    return f"data: {text.encode(errors='backslashreplace').decode()}\n\n"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from longtask_kit.errors import StreamExpiredError
 from longtask_kit.log.keys import is_task_id
 from longtask_kit.server.front_ends.ai_sdk_request import find_doubtful, find_question, make_task
+from longtask_kit.server.front_ends.intake import MAX_ID_CHARS
 from longtask_kit.submit.spec import TaskSpec
 
 if TYPE_CHECKING:
@@ -57,10 +58,10 @@ class Chats:
         if question is None or body.get("trigger") == "regenerate-message":
             spec = await self._make(request, body, digest)
             return await self._intake.start(request, spec, note=note)
-        chosen = json.dumps([chat, question])
+        chosen = _name_message(chat, question)
         known = await self._read_known(ids.find(_KIND, chosen))
         if body.get("messageId") == question and known and _digest_of(known) != digest:
-            chosen = json.dumps([chat, question, digest])  # it was edited
+            chosen = _name_message(chat, question, digest)  # it was edited
             known = await self._read_known(ids.find(_KIND, chosen))
         while _digest_of(known) == digest and await self._came_to_nothing(ids.find(_KIND, chosen)):
             chosen = ids.find(_KIND, chosen)
@@ -112,6 +113,12 @@ class Chats:
                 answer = await self._intake.read_answer(request, task_id)
                 answers[task_id] = answer["content"] if answer else None
         return answers
+
+
+def _name_message(*parts: str) -> str:
+    """Return the id of a message in its chat; what stands for it where it is long."""
+    name = json.dumps(parts)  # in which a Chinese character is six
+    return name if len(name) <= MAX_ID_CHARS else hashlib.sha256(name.encode()).hexdigest()
 
 
 def _digest(spec: TaskSpec) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Note = Callable[[str], Awaitable[None]]
 
-_MAX_ID_CHARS = 500
+MAX_ID_CHARS = 500
 
 
 class Started(NamedTuple):
@@ -87,8 +87,8 @@ class Intake:
         ids = await self.find_ids(request)
         if chosen is None:
             return await self._submit(request, spec, ids.make(), note)
-        if not 0 < len(chosen) <= _MAX_ID_CHARS:
-            raise BadRequestError(f"An id has 1 to {_MAX_ID_CHARS} characters.")
+        if not 0 < len(chosen) <= MAX_ID_CHARS:
+            raise BadRequestError(f"An id has 1 to {MAX_ID_CHARS} characters.")
         task_id = ids.find(kind, chosen)
         if await self.is_same(task_id, spec) is None:
             started = await self._submit(request, spec, task_id, note)

@@ -8,12 +8,14 @@ const ACTIVE = new Set(["pending", "running", "retrying"]);
 /** Whether a task of this status still does something. */
 export const isActive = (status) => ACTIVE.has(status);
 
-/** 850 ms, 3.2 s, 1 min 05 s. */
+/** 850 ms, 3.2 s, 1 min 05 s, 2 h 05 min. */
 export function formatDuration(ms) {
   if (ms < 999.5) return `${Math.round(ms)} ms`;
   if (ms < 59_950) return `${(Math.round(ms / 100) / 10).toFixed(1)} s`;
   const seconds = Math.floor(ms / 1000 + 0.05);
-  return `${Math.floor(seconds / 60)} min ${String(seconds % 60).padStart(2, "0")} s`;
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 60) return `${minutes} min ${String(seconds % 60).padStart(2, "0")} s`;
+  return `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, "0")} min`;
 }
 
 /** Tokens a second since this text's first token, or null before there is anything to divide. What lies
