@@ -332,12 +332,10 @@ class TaskGroup(GroupVotes):
         if state.is_parked:
             return self._make_incomplete(f"Row {position} ({task_id}) waits: ", parked)
         why = describe_error(state, has_text=has_text)
-        why = add_cure(why, state.code) if state.status == "failed" else why
-        message = f"Row {position} ({task_id}): {make_printable(why or '')}" + (
-            f" {failed} rows failed: group.errors has all, group.retry_failed() runs them again."
-            if failed > 1 and state.status in ("failed", "cancelled")
-            else ""
-        )
+        why = make_printable((add_cure(why, state.code) if state.status == "failed" else why) or "")
+        rest = f" {failed} rows failed: group.errors has all, group.retry_failed() runs them again."
+        has_others = failed > 1 and state.status in ("failed", "cancelled")
+        message = f"Row {position} ({task_id}): {why}{rest if has_others else ''}"
         if state.status == "cancelled":
             return TaskCancelledError(message, task_id=task_id)
         return TaskFailedError(
