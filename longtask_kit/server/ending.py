@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from longtask_kit.errors import ConfigError, NonRetryableError, RetryableError
-from longtask_kit.log.text import make_printable, make_valid_text
+from longtask_kit.log.text import make_valid_text
 from longtask_kit.log.waiting import TOO_LATE
 from longtask_kit.server.handlers import Outcome
 from longtask_kit.server.stop import Stop
@@ -153,5 +153,4 @@ def _say(value: object, most_chars: int) -> str:
         text = str(value)
     except Exception:  # noqa: BLE001 - a handler's own `__str__`
         text = "(its text can't be read: __str__ fails)"
-    # Wherever it is raised again, a traceback shows it in a terminal, which would obey it.
-    return make_printable(make_valid_text(text[:most_chars]))
+    return make_valid_text(text[:most_chars])

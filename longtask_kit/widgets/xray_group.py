@@ -10,6 +10,7 @@ from html import escape
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
+from longtask_kit.client.group_watch import is_over
 from longtask_kit.errors import LongTaskError
 from longtask_kit.log.events import to_ms
 from longtask_kit.log.text import make_printable
@@ -175,6 +176,8 @@ class GroupXRay:
                 continue  # it is not there any more
             if record is not None:
                 task._feed.wait_until(lambda t=task, r=record: t._has_seen(r), timeout_s=left_s)
+            elif is_over(self.group._watch.states.get(task.id)):  # news of an end outrun its log
+                task._feed.wait_until(lambda t=task: t._feed.state.is_over, timeout_s=left_s)
 
     def _read(self) -> GroupTimes:
         group = self.group

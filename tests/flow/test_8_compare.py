@@ -135,7 +135,7 @@ def test_over_http_it_is_the_same(kit: lt.Kit, settings: lt.Settings) -> None:
         (["a", "b"], {"n": 3}, "compare.. has no `n`"),
         (["a", "b"], {"budget_cost": 1}, "compare.. has no `budget_cost`"),
         (["a", "b"], {"parallelism": 0}, "`parallelism` is 0"),
-        (["a", "b"], {"prices": {"a": 3}}, "must be .in, out."),
+        (["a", "b"], {"prices": {"a": 3}}, "expected .in, out."),
     ],
 )
 def test_what_can_not_be_compared_is_told_before_anything_is_queued(

@@ -103,12 +103,6 @@ def test_half_a_surrogate_pair_in_an_exception_can_still_be_stored() -> None:
     assert ending_for(FileNotFoundError("no file 'caf\udce9.txt'")).message.encode()
 
 
-@pytest.mark.parametrize("kind", [RetryableError, NonRetryableError, ConfigError, ValueError])
-def test_a_message_holds_nothing_that_a_terminal_obeys(kind: type[Exception]) -> None:
-    message = ending_for(kind("two\nlines \x1b[31m\x9b2J\u202e\x00 red")).message
-    assert message.endswith("two\nlines [31m2J red")
-
-
 @pytest.mark.parametrize(
     ("code", "read"),
     [(429, "429"), (None, "error"), ("busy", "busy"), ("", ""), ("x" * 5000, "x" * 100)],
