@@ -426,7 +426,7 @@ def test_what_a_group_is_asked_with_is_checked_before_anything_is_queued(
     has_key = {"Authorization": f"Bearer {stack.environment['LONGTASK_API_KEY']}"}
     refused = HTTP.post(f"{stack.settings.base_url}/api/groups", json=body, headers=has_key)
     assert (refused.status_code, told in refused.json()["error"]) == (400, True), refused.text
-    assert redis.dbsize() == before
+    assert redis.dbsize() <= before  # what others have left may expire
 
 
 def test_the_openapi_page_documents_every_call(settings: lt.Settings) -> None:

@@ -322,7 +322,7 @@ def test_a_wrong_row_is_told_before_anything_is_queued(kit: lt.Kit, redis: Redis
     told = r"Row 1 \(8\) has nothing in \{text\}: .* 2 rows are like that"
     with pytest.raises(lt.SubmitError, match=told):
         ask(kit, frame, "In {words} words: {text}")
-    assert redis.dbsize() == before
+    assert redis.dbsize() <= before  # what others have left may expire
     group = ask(kit, ["skip a", None], skip_empty=True)
     assert group.results(30) == ["SKIP A", None]
     assert group.counts == {"done": 1, "skipped": 1}
