@@ -320,7 +320,7 @@ def test_a_task_as_last_line_leaves_text_in_the_saved_notebook(
     open_notebook: Open, kit: lt.Kit
 ) -> None:
     plain = kit.submit("Explain tides", model="demo-fast").result(30)
-    notebook = open_notebook(CONNECT, "task = kit.submit('Explain tides', model='demo@200')\ntask")
+    notebook = open_notebook(CONNECT, "task = kit.submit('Explain tides', model='demo@40')\ntask")
     notebook.run_all()
     notebook.output(1).locator(".longtask-output").wait_for()
     notebook.output(1).locator("h2", has_text="Tides").wait_for()
