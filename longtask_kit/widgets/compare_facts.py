@@ -17,6 +17,7 @@ from longtask_kit.log.groups import TIE
 from longtask_kit.log.text import make_printable
 from longtask_kit.widgets.differences import find_differences
 from longtask_kit.widgets.facts import (
+    GONE,
     Figure,
     describe_figures,
     describe_note,
@@ -162,7 +163,7 @@ def read_prompt(
     if is_blind and vote is None:
         answers = [_hide(answer, at) for at, answer in enumerate(answers)]
     prompt = next(filter(None, prompts[rows]), "")  # of a task that was deleted it is not known
-    missing = "not there any more" if any(tasks) else "left out: empty"
+    missing = GONE if any(tasks) else "left out: empty"
     shown = make_printable(prompt[:_PROMPT_CHARS]) if prompt else missing
     return Prompt(number=number, prompt=shown, answers=tuple(answers), vote=vote)
 

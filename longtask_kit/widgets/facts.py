@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _PROMPT_CHARS = 120
 _BLOCK_CHARS = 10_000
 _TOLD_BESIDE = ("progress", "replayed")  # of a task's data
+GONE = "not there any more"
 ACTIVE = frozenset({"pending", "running", "retrying"})
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from longtask_kit.client.group_watch import STAGES
 from longtask_kit.log.finish import describe_finish
 from longtask_kit.log.text import make_printable
+from longtask_kit.widgets.facts import GONE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -218,7 +219,7 @@ def _describe_answer(status: str, state: Change | None) -> str:
         case "skipped":
             return "left out: the row is empty"
         case "gone":
-            return "not there any more"
+            return GONE
         case "pending" | "running":
             return (state and state.error) or ("queued" if status == "pending" else "running …")
         case "retrying":

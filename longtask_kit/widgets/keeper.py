@@ -172,9 +172,12 @@ def describe_now(task: Task, state: Transcript | None = None) -> dict[str, str]:
 
 
 def _find_known(task: Task) -> dict[str, Any]:
-    is_gone = isinstance(task._feed.error, StreamExpiredError)
-    known = {"task_id": task.id, "spec": task._brief, "price": task._price}
-    return known | {"is_gone": is_gone}
+    return {
+        "task_id": task.id,
+        "spec": task._brief,
+        "price": task._price,
+        "is_gone": isinstance(task._feed.error, StreamExpiredError),
+    }
 
 
 def make_frame(task: Task) -> dict[str, Any]:

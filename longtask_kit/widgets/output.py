@@ -22,10 +22,9 @@ import traitlets
 from longtask_kit.errors import ConfigError, LongTaskError, StreamExpiredError
 from longtask_kit.log.events import START, TERMINAL_STATUSES, Cursor
 from longtask_kit.log.transcript import Transcript
-from longtask_kit.widgets.facts import describe_task, name_unit, read_facts
+from longtask_kit.widgets.facts import GONE, describe_task, name_unit, read_facts
 from longtask_kit.widgets.keeper import Keeper, may_pages_write
 from longtask_kit.widgets.pace import Pace
-from longtask_kit.widgets.saved import GONE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from longtask_kit.log.transcript import Transcript
     from longtask_kit.submit.spec import TaskSpec
 
-GONE = "not there any more"
 _STATIC = Path(__file__).parent / "static"
 # What stays where the style does not.
 _INLINE = {
@@ -64,7 +63,7 @@ def make_bundle(
     if is_disconnected:
         facts |= {"word": "disconnected", "kind": "quiet", "error": None}
     if is_gone:
-        facts |= {"status": "gone", "word": GONE, "kind": "quiet", "error": None}
+        facts |= {"status": "gone", "word": wording.GONE, "kind": "quiet", "error": None}
     text, reasoning = make_printable(state.text), make_printable(state.reasoning)
     html = describe_html(text, facts, reasoning=reasoning)
     return {"text/plain": describe_text(text, facts), "text/html": html}

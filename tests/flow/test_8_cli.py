@@ -181,18 +181,25 @@ def test_an_interrupt_while_the_command_loads_is_no_traceback(tmp_path: Path) ->
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
+def run_into(
+    stdout: TextIO, arguments: list[str], environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own, with that standard output."""
+    return subprocess.run(
+        [*LONGTASK, *arguments],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        env=os.environ | environment,
+        check=False,
+    )
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that Linux has")
 def test_output_that_finds_no_room_is_one_line(environment: dict[str, str]) -> None:
     with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [*LONGTASK, "status"],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=60,
-            env=os.environ | environment,
-            check=False,
-        )
+        done = run_into(full, ["status"], environment)
     assert done.returncode == 1
     assert done.stderr == "What this printed could not be written: No space left on device.\n"
 
@@ -400,15 +407,7 @@ def test_a_reader_that_has_seen_enough_ends_a_command_quietly(
 @pytest.mark.parametrize("arguments", [["run", "x", "--model", "demo-fast"], ["ls"]], ids=" ".join)
 def test_a_process_ends_as_quietly(environment: dict[str, str], arguments: list[str]) -> None:
     with open_closed_pipe() as stdout:
-        done = subprocess.run(
-            [*LONGTASK, *arguments],
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=60,
-            env=os.environ | environment,
-            check=False,
-        )
+        done = run_into(stdout, arguments, environment)
     check_quiet_end(arguments, done.returncode, done.stderr)
 
 

@@ -95,16 +95,21 @@ def test_a_server_that_stops_closes_its_streams(streams: Streams) -> None:
     assert streams.is_closing.is_set()  # uvicorn waits for no more than that
 
 
-def test_an_error_amid_a_stream_is_no_end_that_a_client_could_take_for_one(
-    streams: Streams,
-) -> None:
-    streams.error = ValueError("amid the stream")
+def check_break(streams: Streams) -> None:
+    """Read a stream until its error, which breaks the connection."""
     with serve(streams.app) as url, httpx.stream("GET", f"{url}/stream") as answer:
         pieces = answer.iter_raw()
         assert next(pieces) == b"data: 1\n\n"
         streams.go_on.set()
         with pytest.raises(httpx.RemoteProtocolError):
             next(pieces)
+
+
+def test_an_error_amid_a_stream_is_no_end_that_a_client_could_take_for_one(
+    streams: Streams,
+) -> None:
+    streams.error = ValueError("amid the stream")
+    check_break(streams)
     assert streams.is_closed.is_set()
 
 
@@ -112,12 +117,7 @@ def test_a_stream_of_what_is_not_there_any_more_breaks_with_a_line_in_the_log_an
     streams: Streams, caplog: pytest.LogCaptureFixture
 ) -> None:
     streams.error = lt.StreamExpiredError("No task 'task_1'.", task_id="task_1")
-    with serve(streams.app) as url, httpx.stream("GET", f"{url}/stream") as answer:
-        pieces = answer.iter_raw()
-        assert next(pieces) == b"data: 1\n\n"
-        streams.go_on.set()
-        with pytest.raises(httpx.RemoteProtocolError):
-            next(pieces)
+    check_break(streams)
     assert "A stream is broken off: No task 'task_1'." in caplog.messages
     assert [record.exc_info for record in caplog.records if record.exc_info] == []
 
